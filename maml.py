@@ -1,0 +1,479 @@
+"""Model-agnostic meta-learning (MAML) in plain NumPy, with its exact second-order meta-gradient.
+
+Sources
+    MAML      Finn, Abbeel, Levine: Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks, 2017
+    Meta-SGD  Li, Zhou, Chen, Li: Meta-SGD: Learning to Learn Quickly for Few-Shot Learning, 2017
+    Reptile   Nichol, Achiam, Schulman: On First-Order Meta-Learning Algorithms, 2018
+    R{.}      Pearlmutter: Fast Exact Multiplication by the Hessian, 1994
+    Adam      Kingma, Ba: Adam: A Method for Stochastic Optimization, 2015
+
+The algorithm, for any model
+    θ   theta    all P parameters of the model in one vector: (P,), or (tasks, P) once adapted to each task
+    α   alpha    inner rate: a number, or one for each parameter, or one for each step and parameter; α_k is step k's
+    K   steps    number of inner steps; θ_k are the parameters after k of them
+    L, g, H      loss, its gradient and its Hessian with respect to θ; L_s on a task's support set, L_q on its query set
+    J            the meta-objective
+    v_k          gradient of L_q(θ_K) with respect to θ_k
+    ∘            elementwise product
+
+    (1)  θ_0 = θ;  θ_{k+1} = θ_k − α_k ∘ g_s(θ_k)
+    (2)  J(θ) = mean over tasks of L_q(θ_K)
+    (3)  v_K = g_q(θ_K);  v_k = v_{k+1} − H_s(θ_k) (α_k ∘ v_{k+1})
+    (4)  ∂J/∂θ = mean over tasks of v_0
+    (5)  ∂J/∂α_k = −mean over tasks of g_s(θ_k) ∘ v_{k+1}
+    (6)  Reptile's direction: θ − mean over tasks of θ_K
+
+    (3) is the chain rule: by (1), ∂θ_{k+1}/∂θ_k = I − diag(α_k) H, and v_k is the transpose of that times v_{k+1}.
+    So K inner steps need K products of a Hessian with a vector, and no Hessian is ever formed.
+
+The model, a multilayer perceptron of layers l = 0 .. last
+    x, y         n inputs (n, d_in), and n targets (n, d_out) or labels (n,); f  the n outputs or logits (n, d_out)
+    a_l, z_l     input (n, d_l) and output (n, d_{l+1}) of layer l
+    A_l          [a_l 1], a_l with a column of ones, (n, d_l + 1)
+    W_l, M_l     weights (d_l, d_{l+1}), and the same with the bias as one more row, (d_l + 1, d_{l+1})
+    σ, σ′, σ″    activation of the layers before the last, and its derivatives
+    e_l, δ_l     ∂L/∂a_l and ∂L/∂z_l
+
+     (7)  a_0 = x;  z_l = A_l M_l;  a_{l+1} = σ(z_l) for l < last;  f = z_last
+     (8)  mse: L = mean of (f − y)² over examples and outputs;  δ_last = 2 (f − y) / (n d_out)
+     (9)  cross-entropy: p = softmax(f);  L = −mean of log p[label] over examples;  δ_last = (p − onehot(label)) / n
+    (10)  ∂L/∂M_l = A_lᵀ δ_l
+    (11)  e_l = δ_l W_lᵀ;  δ_{l−1} = e_l ∘ σ′(z_{l−1})  for l > 0
+
+The product H v, for any v (P,), by differentiating each of these lines
+    R{q}         derivative of a quantity q along v: d/dh q(θ + h v) at h = 0; so R{g} = H v
+    N_l, V_l     R{M_l} and R{W_l}: the numbers in v that stand where M_l and W_l stand in θ
+
+     (7R) R{a_0} = 0;  R{z_l} = R{A_l} M_l + A_l N_l;  R{a_{l+1}} = σ′(z_l) ∘ R{z_l};  R{A_l} = [R{a_l} 0]
+     (8R) mse: R{δ_last} = 2 R{f} / (n d_out)
+     (9R) cross-entropy: R{δ_last} = p ∘ (R{f} − sum over classes of p ∘ R{f}) / n
+    (10R) R{∂L/∂M_l} = R{A_l}ᵀ δ_l + A_lᵀ R{δ_l}
+    (11R) R{e_l} = R{δ_l} W_lᵀ + δ_l V_lᵀ;  R{δ_{l−1}} = R{e_l} ∘ σ′(z_{l−1}) + e_l ∘ σ″(z_{l−1}) ∘ R{z_{l−1}}
+
+The outer optimizer
+    (12)  Adam, from m = u = 0, for t = 1, 2, ...: m ← β₁ m + (1 − β₁) ∇J;  u ← β₂ u + (1 − β₂) ∇J²;
+          θ ← θ − lr · m / (1 − β₁ᵗ) / (√(u / (1 − β₂ᵗ)) + ε)
+
+In the code every array may have further axes in front, tasks, which broadcast: θ shared or adapted, one task or many,
+go through the same lines. Parameters may be complex: a complex step then gives any derivative to machine precision.
+"""
+import math
+import re
+from contextlib import contextmanager
+
+import numpy as np
+
+
+# ------------------------------------------------------------------------------------------------ activations
+# Each maps z to σ(z), σ′(z), σ″(z), all of z's shape.
+
+def relu(z):
+    slope = (z.real > 0).astype(z.real.dtype)
+    return z * slope, slope, None  # None: σ″ is 0, and its term in (11R) vanishes
+
+
+def tanh(z):
+    a = np.tanh(z)
+    slope = 1 - a * a
+    return a, slope, -2 * a * slope
+
+
+# ------------------------------------------------------------------------------------------------ losses
+# Each maps f (..., n, d_out) and y to L (...,), δ_last of f's shape, and the function R{f} -> R{δ_last}.
+
+def mse(f, y):
+    """Equations (8) and (8R): mean squared error against targets y (..., n, d_out)."""
+    residual, scale = f - y, 2 / (f.shape[-2] * f.shape[-1])
+    return (residual * residual).mean((-2, -1)), scale * residual, lambda Rf: scale * Rf
+
+
+def cross_entropy(f, y):
+    """Equations (9) and (9R): cross-entropy of logits f against integer labels y (..., n)."""
+    n, onehot = f.shape[-2], y[..., None] == np.arange(f.shape[-1])
+    f = f - f.real.max(-1, keepdims=True)  # leaves p as it is and keeps exp from overflowing
+    p = np.exp(f)
+    total = p.sum(-1, keepdims=True)
+    p = p / total
+    loss = np.log(total[..., 0]) - np.where(onehot, f, 0).sum(-1)  # (..., n)
+    return loss.mean(-1), (p - onehot) / n, lambda Rf: p * (Rf - (p * Rf).sum(-1, keepdims=True)) / n
+
+
+ACTIVATIONS = {"relu": relu, "tanh": tanh}
+LOSSES = {"mse": mse, "cross_entropy": cross_entropy}
+
+
+# ------------------------------------------------------------------------------------------------ the model
+
+class MLP:
+    """A multilayer perceptron whose loss, gradient and Hessian-vector product are derived by hand.
+
+    sizes: numbers of inputs, hidden units, ..., outputs; (d_in, d_out) is a linear model.
+    activation: "relu" or "tanh", for the hidden layers. loss: "mse" or "cross_entropy".
+    Raises ValueError for anything else, and in every method for arguments of the wrong shape or kind.
+    """
+
+    def __init__(self, sizes, activation="relu", loss="mse"):
+        listed = isinstance(sizes, (tuple, list, np.ndarray))
+        require(listed and len(sizes) > 1 and all(is_whole(d, 1) for d in sizes),
+                "sizes", "two or more positive integers", sizes)
+        require(activation in tuple(ACTIVATIONS), "activation", " or ".join(ACTIVATIONS), activation)
+        require(loss in tuple(LOSSES), "loss", " or ".join(LOSSES), loss)
+        require(loss != "cross_entropy" or sizes[-1] > 1, "sizes", "two or more outputs for cross_entropy", sizes)
+        self.sizes, self._activation, self._loss = tuple(map(int, sizes)), ACTIVATIONS[activation], LOSSES[loss]
+        self._shapes = [(d_in + 1, d_out) for d_in, d_out in zip(self.sizes, self.sizes[1:])]
+        self._ends = np.cumsum([0] + [rows * columns for rows, columns in self._shapes]).tolist()
+        self.n_params = self._ends[-1]
+
+    def init(self, rng, std=None, dtype=np.float64):
+        """Return random parameters (P,): biases 0, weights normal with standard deviation std.
+
+        std=None scales each layer by its number of inputs, √(2/d_in) for relu (He et al. 2015) and √(1/d_in) for tanh.
+        """
+        require(isinstance(rng, np.random.Generator), "rng", "a numpy.random.Generator", rng)
+        require(std is None or is_number(std) and 0 <= std < math.inf, "std", "a finite number >= 0 or None", std)
+        require(np.dtype(dtype).kind == "f", "dtype", "a floating-point type", dtype)
+        theta, gain = np.zeros(self.n_params, dtype), 2 if self._activation is relu else 1
+        for W, _ in self.unpack(theta):  # views: this fills theta
+            W[...] = rng.standard_normal(W.shape) * (math.sqrt(gain / len(W)) if std is None else std)
+        return theta
+
+    def unpack(self, theta):
+        """Return [(W, b), ...], views of theta (..., P): W (..., d_in, d_out), b (..., 1, d_out)."""
+        return [(weights(M), M[..., -1:, :]) for M in self._matrices(self._check_vector("theta", theta))]
+
+    def predict(self, theta, x):
+        """Equation (7): return f (..., n, d_out), regression outputs or logits, for x (..., n, d_in)."""
+        theta, x = self._check(theta, x)
+        return self._forward(self._matrices(theta), x)[0]
+
+    def loss(self, theta, x, y):
+        """Equation (8) or (9): return the loss (...,). Arguments as in linearize."""
+        theta, x, y = self._check(theta, x, y)
+        return self._loss(self._forward(self._matrices(theta), x)[0], y)[0]
+
+    def linearize(self, theta, x, y):
+        """Return the loss (...,), its gradient (..., P), and the function hvp: v (..., P) -> H v (..., P).
+
+        theta (..., P); x (..., n, d_in); y (..., n, d_out), or integer labels (..., n) for cross_entropy.
+        x and y are taken in theta's precision. hvp reuses the two passes made here, and costs about as much as they did.
+        """
+        theta, x, y = self._check(theta, x, y)
+        M = self._matrices(theta)
+        f, A, derivatives = self._forward(M, x)
+        loss, delta_last, R_delta_last = self._loss(f, y)
+        grad, delta, e = self._backward(M, A, derivatives, delta_last)
+        return loss, grad, lambda v: self._hvp(self._check_vector("v", v, loss.shape), M, A, derivatives, delta, e,
+                                               R_delta_last)
+
+    def _matrices(self, theta):
+        """Return [M_0, ..., M_last], views of theta (..., P)."""
+        return [theta[..., start:end].reshape(theta.shape[:-1] + shape)
+                for start, end, shape in zip(self._ends, self._ends[1:], self._shapes)]
+
+    def _forward(self, M, x):
+        """Equation (7): return f, [A_0, ..., A_last], and [(σ′(z_l), σ″(z_l)), ...] for l < last."""
+        A, derivatives = [append_column(x, 1)], []
+        for M_l in M[:-1]:
+            a, *derivative = self._activation(times(A[-1], M_l))
+            A.append(append_column(a, 1))
+            derivatives.append(derivative)
+        return times(A[-1], M[-1]), A, derivatives
+
+    def _backward(self, M, A, derivatives, delta_last):
+        """Equations (10) and (11): return g (..., P), [δ_0, ..., δ_last] and [None, e_1, ..., e_last]."""
+        last = len(M) - 1
+        delta, e = [None] * last + [delta_last], [None] * len(M)
+        grad = np.empty(delta_last.shape[:-2] + (self.n_params,), delta_last.dtype)
+        grad_M = self._matrices(grad)  # views: filling them fills grad
+        for l in range(last, 0, -1):
+            np.matmul(transpose(A[l]), delta[l], out=grad_M[l])  # (10)
+            e[l] = times(delta[l], transpose(weights(M[l])))  # (11)
+            delta[l - 1] = e[l] * derivatives[l - 1][0]
+        np.matmul(transpose(A[0]), delta[0], out=grad_M[0])
+        return grad, delta, e
+
+    def _hvp(self, v, M, A, derivatives, delta, e, R_delta_last):
+        """Equations (7R) to (11R): return H v (..., P), the derivative of the two passes above line by line."""
+        N, last = self._matrices(v), len(M) - 1
+        RA, Rz = [None], [times(A[0], N[0])]  # (7R), R{A_0} being 0
+        for l in range(1, last + 1):
+            RA.append(append_column(derivatives[l - 1][0] * Rz[l - 1], 0))
+            Rz.append(times(RA[l], M[l]) + times(A[l], N[l]))
+        Rdelta = R_delta_last(Rz[last])  # (8R) or (9R)
+        Hv = np.empty(Rdelta.shape[:-2] + (self.n_params,), Rdelta.dtype)
+        Hv_M = self._matrices(Hv)
+        for l in range(last, 0, -1):
+            # (10R) as one product: its two terms are the upper and the lower half of a sum over 2n examples.
+            np.matmul(transpose(stack(RA[l], A[l])), stack(delta[l], Rdelta), out=Hv_M[l])
+            Re = times(Rdelta, transpose(weights(M[l]))) + times(delta[l], transpose(weights(N[l])))  # (11R)
+            slope, curvature = derivatives[l - 1]
+            Rdelta = Re * slope if curvature is None else Re * slope + e[l] * curvature * Rz[l - 1]
+        np.matmul(transpose(A[0]), Rdelta, out=Hv_M[0])
+        return Hv
+
+    def _check_vector(self, name, vector, lead=()):
+        """Return theta or v as an array (..., P) whose leading axes fit `lead`."""
+        vector = as_array(name, vector)
+        require(vector.dtype.kind in "fc" and vector.shape[-1:] == (self.n_params,) and fit(vector.shape[:-1], lead),
+                name, f"floats of shape (..., {self.n_params}){f' that fit leading axes {lead}' * bool(lead)}", vector)
+        return vector
+
+    def _check(self, theta, x, y=None):
+        """Return the arguments as arrays that fit the model and each other, x and y in theta's precision."""
+        theta, x, (d_in, *_, d_out) = self._check_vector("theta", theta), as_array("x", x), self.sizes
+        require(x.dtype.kind in "iuf" and x.ndim > 1 and x.shape[-1] == d_in and x.size,
+                "x", f"real numbers of shape (..., n, {d_in}), no axis empty", x)
+        require(fit(x.shape[:-2], theta.shape[:-1]), "x", f"leading axes that fit theta's {theta.shape[:-1]}", x)
+        x = x.astype(theta.real.dtype, copy=False)
+        if y is None:
+            return theta, x
+        y, lead = as_array("y", y), x.shape[:-1]
+        if self._loss is cross_entropy:
+            require(y.dtype.kind in "iu" and y.shape == lead and y.min() >= 0 and y.max() < d_out,
+                    "y", f"integer labels from 0 to {d_out - 1} of shape {lead}, as x has it", y)
+            return theta, x, y
+        require(y.dtype.kind in "iuf" and y.shape == lead + (d_out,),
+                "y", f"real numbers of shape {lead + (d_out,)}, as x has it", y)
+        return theta, x, y.astype(x.dtype, copy=False)
+
+
+# ------------------------------------------------------------------------------------------------ the algorithm
+
+def adapt(model, theta, x, y, alpha, steps=1):
+    """Equation (1): return θ_K (..., P), theta after `steps` gradient steps on the support set x, y.
+
+    theta (P,) or (tasks, P); x, y as model.linearize takes them; alpha a number, (P,), (steps, P) or (steps, 1), where
+    steps past its last row reuse that row. Raises ValueError for arguments that do not fit.
+    """
+    theta, rates, steps = _check_inner(theta, alpha, steps)
+    theta = theta.copy()  # so that 0 steps do not hand the caller's own array back
+    for k in range(steps):
+        theta = theta - row(rates, k) * model.linearize(theta, x, y)[1]
+    return theta
+
+
+def meta_gradient(model, theta, tasks, alpha, steps=1, first_order=False, wrt_alpha=False):
+    """Equations (1) to (5): return J (float), ∂J/∂θ (P,) and, if wrt_alpha, ∂J/∂α in alpha's shape (else None).
+
+    theta (P,); tasks = (x_support, y_support, x_query, y_query), the first axis of each being the task; alpha as in
+    adapt. With steps=0 this is joint multi-task training: the plain gradient of the mean query loss.
+    first_order=True drops H from (3), so that v_0 = v_K. Raises ValueError for arguments that do not fit.
+    """
+    theta, rates, steps = _check_inner(theta, alpha, steps)
+    x_support, y_support, x_query, y_query = _check_tasks(theta, tasks)
+    theta_k, path = theta, []  # the path keeps only what the way back needs, for it grows with K
+    with naming("support"):
+        for k in range(steps):
+            _, grad, hvp = model.linearize(theta_k, x_support, y_support)
+            theta_k = theta_k - row(rates, k) * grad  # (1)
+            path.append((grad if wrt_alpha else None, None if first_order else hvp))
+    with naming("query"):
+        loss, v, _ = model.linearize(theta_k, x_query, y_query)  # v_K, (tasks, P)
+    grad_alpha = np.zeros(rates.shape, v.dtype) if wrt_alpha else None
+    for k in reversed(range(steps)):
+        grad, hvp = path.pop()
+        if wrt_alpha:  # (5), summed over the steps and parameters that share a rate
+            row(grad_alpha, k)[:] -= (grad * v).mean(0).reshape(rates.shape[1], -1).sum(-1)
+        if not first_order:
+            v = v - hvp(row(rates, k) * v)  # (3)
+    return loss.mean().item(), v.mean(0), grad_alpha.reshape(np.shape(alpha)) if wrt_alpha else None  # (2), (4), (5)
+
+
+def reptile_gradient(model, theta, tasks, alpha, steps=1):
+    """Equation (6): return J (float) and Reptile's direction (P,), to be descended as if it were a gradient.
+
+    Arguments as in meta_gradient. Only the support sets make the direction; the query sets serve to report J.
+    """
+    x_support, y_support, x_query, y_query = _check_tasks(_check_inner(theta, alpha, steps)[0], tasks)
+    with naming("support"):
+        theta_K = adapt(model, theta, x_support, y_support, alpha, steps)
+    with naming("query"):
+        loss = model.linearize(theta_K, x_query, y_query)[0]
+    return loss.mean().item(), theta - np.atleast_2d(theta_K).mean(0)  # with 0 steps θ_K is (P,)
+
+
+# ------------------------------------------------------------------------------------------------ meta-training
+
+class Adam:
+    """Equation (12). One instance follows one array of parameters. Raises ValueError for β outside [0, 1)."""
+
+    def __init__(self, beta1=0.9, beta2=0.999, eps=1e-8):
+        for name, beta in ("beta1", beta1), ("beta2", beta2):
+            require(is_number(beta) and 0 <= beta < 1, name, "a number from 0 to below 1", beta)
+        self.beta1, self.beta2, self.eps = beta1, beta2, eps
+        self.m = self.u = self.t = 0
+
+    def step(self, theta, grad, lr=1e-3):
+        """Return the next theta, in theta's shape and dtype. Raises ValueError if grad has another shape."""
+        theta = np.asarray(theta)
+        grad = np.asarray(grad, theta.dtype)
+        require(grad.shape == theta.shape, "grad", f"theta's shape {theta.shape}", grad)
+        self.t += 1
+        self.m = self.beta1 * self.m + (1 - self.beta1) * grad
+        self.u = self.beta2 * self.u + (1 - self.beta2) * grad * grad
+        m, u = self.m / (1 - self.beta1**self.t), self.u / (1 - self.beta2**self.t)
+        return theta - float(lr) * m / (np.sqrt(u) + self.eps)
+
+
+def cosine_decay(lr, iterations):
+    """Return the function i -> outer rate, falling along half a cosine from lr at i = 0 to 0 at i = iterations."""
+    require(is_whole(iterations, 1), "iterations", "a whole number >= 1", iterations)
+    return lambda i: lr * (1 + math.cos(math.pi * min(i / iterations, 1))) / 2
+
+
+def meta_train(model, theta, sample, alpha, steps=1, iterations=1000, lr=1e-3, clip=None, gradient=meta_gradient,
+               callback=None):
+    """Descend the meta-objective with Adam; return the learned theta (P,) and alpha.
+
+    sample     () -> tasks, the meta-batch of one iteration, as meta_gradient takes it
+    lr         outer rate: a number, or a function of the iteration 0, 1, ... such as cosine_decay returns
+    clip       largest global norm of the outer gradient; None for no limit
+    gradient   what to descend: meta_gradient, reptile_gradient, or a variant by functools.partial:
+               partial(meta_gradient, first_order=True) is first-order MAML,
+               partial(meta_gradient, wrt_alpha=True) learns alpha as well (Meta-SGD)
+    callback   (i, J, theta, alpha) -> ignored, called after iteration i; J is the meta-loss before its update
+    Raises FloatingPointError if J or its gradient is not finite, ValueError for arguments that do not fit.
+    """
+    theta, rates, _ = _check_inner(theta, alpha, steps)
+    theta, alpha = theta.copy(), rates.reshape(np.shape(alpha))
+    require(callable(sample), "sample", "a function without arguments that returns tasks", sample)
+    require(is_whole(iterations, 0), "iterations", "a whole number >= 0", iterations)
+    require(clip is None or is_number(clip) and clip > 0, "clip", "a number > 0 or None", clip)
+    adam_theta, adam_alpha = Adam(), Adam()
+    for i in range(iterations):
+        rate, tasks = lr(i) if callable(lr) else lr, sample()
+        require(is_number(rate) and 0 <= rate < math.inf, "lr", "a finite number >= 0, or a function to one", rate)
+        with np.errstate(over="ignore", invalid="ignore"):  # the check below says it better
+            loss, grad_theta, *more = gradient(model, theta, tasks, alpha, steps)
+            grad_alpha = more[0] if more else None
+            norm = global_norm(grad_theta, grad_alpha)
+        if not math.isfinite(loss + norm):
+            raise FloatingPointError(f"iteration {i}: meta-loss {loss}, norm of its gradient {norm}; "
+                                     "lower alpha or lr, or clip the outer gradient (clip=10)")
+        scale = clip / norm if clip is not None and norm > clip else 1
+        theta = adam_theta.step(theta, scale * grad_theta, rate)
+        if grad_alpha is not None:
+            alpha = adam_alpha.step(alpha, scale * grad_alpha, rate)
+        if callback is not None:
+            callback(i, loss, theta, alpha)
+    return theta, alpha
+
+
+# ------------------------------------------------------------------------------------------------ small parts
+
+def weights(M):
+    """Return W (..., d_in, d_out), a layer's matrix M (..., d_in + 1, d_out) without its bias row."""
+    return M[..., :-1, :]
+
+
+def transpose(a):
+    """Return a (..., m, n) as (..., n, m)."""
+    return a.swapaxes(-1, -2)
+
+
+def append_column(a, value):
+    """Return [a value], `a` (..., n, d) with one more column of that value."""
+    out = np.empty(a.shape[:-1] + (a.shape[-1] + 1,), a.dtype)
+    out[..., :-1], out[..., -1] = a, value
+    return out
+
+
+def stack(upper, lower):
+    """Return upper (..., n, d) over lower (..., n, d), (..., 2n, d)."""
+    if upper.shape != lower.shape:
+        upper, lower = np.broadcast_arrays(upper, lower)
+    return np.concatenate((upper, lower), -2)
+
+
+def times(a, B):
+    """Return a @ B, two cases of it by faster means: a single column, and a B that all tasks share."""
+    if a.shape[-1] == 1:
+        return a * B
+    if B.ndim == 2 < a.ndim:
+        return (a.reshape(-1, a.shape[-1]) @ B).reshape(a.shape[:-1] + B.shape[-1:])
+    return a @ B
+
+
+def row(rates, k):
+    """Return the row of step k; steps past the last row share it."""
+    return rates[min(k, len(rates) - 1)]
+
+
+def global_norm(*arrays):
+    """Return the Euclidean norm of all numbers in the arrays that are not None; float64, lest a square overflow."""
+    return math.hypot(*(np.linalg.norm(np.asarray(a, np.float64)) for a in arrays if a is not None))
+
+
+# ------------------------------------------------------------------------------------------------ what comes in
+# Nothing below is needed to follow the derivation.
+
+def require(fits, name, expected, got):
+    """Raise a ValueError of one line if an argument does not fit."""
+    if fits:
+        return
+    if isinstance(got, np.ndarray):
+        span = f" with values from {got.min()} to {got.max()}" if got.dtype.kind in "iuf" and got.size else ""
+        found = f"{got.dtype} of shape {got.shape}{span}"
+    else:
+        found = repr(got) if len(repr(got)) < 80 else type(got).__name__
+    raise ValueError(f"{name}: expected {expected}, got {found}")
+
+
+def is_number(value):
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
+def is_whole(value, least):
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least
+
+
+def fit(shape, other):
+    """Tell whether two shapes broadcast."""
+    return all(p == q or p == 1 or q == 1 for p, q in zip(shape[::-1], other[::-1]))
+
+
+def as_array(name, value):
+    try:
+        return np.asarray(value)
+    except ValueError:  # ragged lists
+        raise ValueError(f"{name}: expected an array, got a {type(value).__name__} that makes none") from None
+
+
+def _check_inner(theta, alpha, steps):
+    """Return theta, alpha with one row a step, (1 or steps, 1 or P) in theta's precision, and steps."""
+    theta, rates = as_array("theta", theta), as_array("alpha", alpha)
+    require(theta.dtype.kind in "fc" and theta.ndim, "theta", "floats of shape (..., P)", theta)
+    P = theta.shape[-1]
+    shaped = rates.shape in ((), (P,)) or rates.ndim == 2 and len(rates) > 0 and rates.shape[1] in (1, P)
+    require(rates.dtype.kind in "iufc" and shaped and np.isfinite(rates).all(),
+            "alpha", f"a finite number or an array of them, of shape ({P},), (steps, {P}) or (steps, 1)", rates)
+    require(is_whole(steps, 0), "steps", "a whole number >= 0", steps)
+    return theta, np.atleast_2d(rates).astype(rates.dtype if rates.dtype.kind == "c" else theta.real.dtype), steps
+
+
+def _check_tasks(theta, tasks):
+    """Return the four arrays of tasks, checked for what every model needs; model.linearize checks the rest."""
+    names = "x_support", "y_support", "x_query", "y_query"
+    require(theta.ndim == 1, "theta", "one vector (P,), shared by all tasks", theta)
+    require(isinstance(tasks, (tuple, list)) and len(tasks) == 4, "tasks", "the four arrays " + ", ".join(names), tasks)
+    tasks = [as_array(name, a) for name, a in zip(names, tasks)]
+    for name, a in zip(names, tasks):
+        shape = "(tasks, n, d)" if name[0] == "x" else "(tasks, n, d_out) or (tasks, n)"
+        require((a.ndim == 3 or a.ndim == 2 and name[0] == "y") and len(a) == len(tasks[0]) > 0,
+                name, f"shape {shape} with the number of tasks that x_support has, at least 1", a)
+    return tasks
+
+
+@contextmanager
+def naming(part):
+    """Let an error about x or y say whether it is the support or the query set's."""
+    try:
+        yield
+    except ValueError as error:
+        error.args = (re.sub("^[xy](?=:)", rf"\g<0>_{part}", str(error)),)
+        raise
+
+
+# glibc gives freed memory back to the system, and every new temporary then costs page faults, until a block larger than
+# those temporaries has been freed once; 32 MB is the largest that counts. This frees one, without ever touching it.
+np.empty(2**25 - 2**16, np.uint8)
