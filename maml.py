@@ -84,7 +84,7 @@ def tanh(z):
 def mse(f, y):
     """Equations (8) and (8R): mean squared error against targets y (..., n, d_out)."""
     residual, scale = f - y, 2 / (f.shape[-2] * f.shape[-1])
-    return (residual * residual).mean((-2, -1)), scale * residual, lambda Rf: scale * Rf
+    return scale / 2 * (residual * residual).sum((-2, -1)), scale * residual, lambda Rf: scale * Rf
 
 
 def cross_entropy(f, y):
@@ -162,8 +162,7 @@ class MLP:
         f, A, derivatives = self._forward(M, x)
         loss, delta_last, R_delta_last = self._loss(f, y)
         grad, delta, e = self._backward(M, A, derivatives, delta_last)
-        return loss, grad, lambda v: self._hvp(self._check_vector("v", v, loss.shape), M, A, derivatives, delta, e,
-                                               R_delta_last)
+        return loss, grad, lambda v: self._hvp(self._check_vector("v", v), M, A, derivatives, delta, e, R_delta_last)
 
     def _matrices(self, theta):
         """Return [M_0, ..., M_last], views of theta (..., P)."""
@@ -194,6 +193,7 @@ class MLP:
 
     def _hvp(self, v, M, A, derivatives, delta, e, R_delta_last):
         """Equations (7R) to (11R): return H v (..., P), the derivative of the two passes above line by line."""
+        require(fit(v.shape[:-1], delta[-1].shape[:-2]), "v", f"leading axes that fit {delta[-1].shape[:-2]}", v)
         N, last = self._matrices(v), len(M) - 1
         RA, Rz = [None], [times(A[0], N[0])]  # (7R), R{A_0} being 0
         for l in range(1, last + 1):
@@ -211,11 +211,11 @@ class MLP:
         np.matmul(transpose(A[0]), Rdelta, out=Hv_M[0])
         return Hv
 
-    def _check_vector(self, name, vector, lead=()):
-        """Return theta or v as an array (..., P) whose leading axes fit `lead`."""
+    def _check_vector(self, name, vector):
+        """Return theta or v as an array (..., P)."""
         vector = as_array(name, vector)
-        require(vector.dtype.kind in "fc" and vector.shape[-1:] == (self.n_params,) and fit(vector.shape[:-1], lead),
-                name, f"floats of shape (..., {self.n_params}){f' that fit leading axes {lead}' * bool(lead)}", vector)
+        require(vector.dtype.kind in "fc" and vector.shape[-1:] == (self.n_params,),
+                name, f"floats of shape (..., {self.n_params})", vector)
         return vector
 
     def _check(self, theta, x, y=None):
@@ -276,7 +276,10 @@ def meta_gradient(model, theta, tasks, alpha, steps=1, first_order=False, wrt_al
             row(grad_alpha, k)[:] -= (grad * v).mean(0).reshape(rates.shape[1], -1).sum(-1)
         if not first_order:
             v = v - hvp(row(rates, k) * v)  # (3)
-    return loss.mean().item(), v.mean(0), grad_alpha.reshape(np.shape(alpha)) if wrt_alpha else None  # (2), (4), (5)
+    if wrt_alpha:
+        grad_alpha = grad_alpha.reshape(np.shape(alpha))
+    n_tasks = len(x_query)
+    return loss.sum().item() / n_tasks, v.sum(0) / n_tasks, grad_alpha  # (2), (4), (5)
 
 
 def reptile_gradient(model, theta, tasks, alpha, steps=1):
@@ -429,7 +432,7 @@ def is_whole(value, least):
 
 def fit(shape, other):
     """Tell whether two shapes broadcast."""
-    return all(p == q or p == 1 or q == 1 for p, q in zip(shape[::-1], other[::-1]))
+    return shape == other or all(p == q or 1 in (p, q) for p, q in zip(shape[::-1], other[::-1]))
 
 
 def as_array(name, value):

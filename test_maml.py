@@ -564,7 +564,7 @@ BAD = [
     ("x: expected real numbers .*, got <U1", lambda: REGRESSION.predict(THETA, np.full((5, 2), "a"))),
     ("x: expected an array, got a list that makes none|x: expected real numbers",
      lambda: REGRESSION.predict(THETA, [[1, 2], [3]])),
-    ("v: expected floats of shape \\(..., 13\\) that fit leading axes \\(4,\\)",
+    ("v: expected leading axes that fit \\(4,\\), got float64 of shape \\(3, 13\\)",
      lambda: REGRESSION.linearize(THETA, X, Y)[2](np.zeros((3, 13)))),
     ("x: expected leading axes that fit theta's \\(3,\\)", lambda: REGRESSION.predict(np.zeros((3, 13)), X)),
     ("y: expected real numbers of shape \\(5, 1\\), as x has it, got float64 of shape \\(5,\\)",
