@@ -7,11 +7,11 @@ Sources
     R{.}      Pearlmutter: Fast Exact Multiplication by the Hessian, 1994
     Adam      Kingma, Ba: Adam: A Method for Stochastic Optimization, 2015
 
-The algorithm, for any model
+The algorithm, for any model that offers linearize(theta, x, y) -> L, g, v ↦ H v
     θ   theta    all P parameters of the model in one vector: (P,), or (tasks, P) once adapted to each task
-    α   alpha    inner rate: a number, or one for each parameter, or one for each step and parameter; α_k is step k's
+    α   alpha    inner rate: a number, or one for each parameter, or for each step, or both; α_k is step k's
     K   steps    number of inner steps; θ_k are the parameters after k of them
-    L, g, H      loss, its gradient and its Hessian with respect to θ; L_s on a task's support set, L_q on its query set
+    L, g, H      loss, its gradient and its Hessian in θ; subscript s: on a task's support set, q: on its query set
     J            the meta-objective
     v_k          gradient of L_q(θ_K) with respect to θ_k
     ∘            elementwise product
@@ -23,12 +23,12 @@ The algorithm, for any model
     (5)  ∂J/∂α_k = −mean over tasks of g_s(θ_k) ∘ v_{k+1}
     (6)  Reptile's direction: θ − mean over tasks of θ_K
 
-    (3) is the chain rule: by (1), ∂θ_{k+1}/∂θ_k = I − diag(α_k) H, and v_k is the transpose of that times v_{k+1}.
+    (3) is the chain rule, v_k = (∂θ_{k+1}/∂θ_k)ᵀ v_{k+1}, where (1) has ∂θ_{k+1}/∂θ_k = I − diag(α_k) H_s(θ_k).
     So K inner steps need K products of a Hessian with a vector, and no Hessian is ever formed.
 
 The model, a multilayer perceptron of layers l = 0 .. last
-    x, y         n inputs (n, d_in), and n targets (n, d_out) or labels (n,); f  the n outputs or logits (n, d_out)
-    a_l, z_l     input (n, d_l) and output (n, d_{l+1}) of layer l
+    x, y, f      n inputs (n, d_in), their targets (n, d_out) or labels (n,), and their outputs or logits (n, d_out)
+    a_l, z_l     input (n, d_l) and output (n, d_{l+1}) of layer l; d_0 = d_in, and the last z has d_out columns
     A_l          [a_l 1], a_l with a column of ones, (n, d_l + 1)
     W_l, M_l     weights (d_l, d_{l+1}), and the same with the bias as one more row, (d_l + 1, d_{l+1})
     σ, σ′, σ″    activation of the layers before the last, and its derivatives
@@ -36,7 +36,7 @@ The model, a multilayer perceptron of layers l = 0 .. last
 
      (7)  a_0 = x;  z_l = A_l M_l;  a_{l+1} = σ(z_l) for l < last;  f = z_last
      (8)  mse: L = mean of (f − y)² over examples and outputs;  δ_last = 2 (f − y) / (n d_out)
-     (9)  cross-entropy: p = softmax(f);  L = −mean of log p[label] over examples;  δ_last = (p − onehot(label)) / n
+     (9)  cross-entropy: p = softmax(f);  L = −mean of log p[y] over examples;  δ_last = (p − onehot(y)) / n
     (10)  ∂L/∂M_l = A_lᵀ δ_l
     (11)  e_l = δ_l W_lᵀ;  δ_{l−1} = e_l ∘ σ′(z_{l−1})  for l > 0
 
@@ -44,18 +44,20 @@ The product H v, for any v (P,), by differentiating each of these lines
     R{q}         derivative of a quantity q along v: d/dh q(θ + h v) at h = 0; so R{g} = H v
     N_l, V_l     R{M_l} and R{W_l}: the numbers in v that stand where M_l and W_l stand in θ
 
-     (7R) R{a_0} = 0;  R{z_l} = R{A_l} M_l + A_l N_l;  R{a_{l+1}} = σ′(z_l) ∘ R{z_l};  R{A_l} = [R{a_l} 0]
+     (7R) R{a_0} = 0;  R{z_l} = R{A_l} M_l + A_l N_l;  R{a_{l+1}} = σ′(z_l) ∘ R{z_l} for l < last;
+          R{A_l} = [R{a_l} 0]
      (8R) mse: R{δ_last} = 2 R{f} / (n d_out)
      (9R) cross-entropy: R{δ_last} = p ∘ (R{f} − sum over classes of p ∘ R{f}) / n
     (10R) R{∂L/∂M_l} = R{A_l}ᵀ δ_l + A_lᵀ R{δ_l}
-    (11R) R{e_l} = R{δ_l} W_lᵀ + δ_l V_lᵀ;  R{δ_{l−1}} = R{e_l} ∘ σ′(z_{l−1}) + e_l ∘ σ″(z_{l−1}) ∘ R{z_{l−1}}
+    (11R) R{e_l} = R{δ_l} W_lᵀ + δ_l V_lᵀ;
+          R{δ_{l−1}} = R{e_l} ∘ σ′(z_{l−1}) + e_l ∘ σ″(z_{l−1}) ∘ R{z_{l−1}}  for l > 0
 
 The outer optimizer
-    (12)  Adam, from m = u = 0, for t = 1, 2, ...: m ← β₁ m + (1 − β₁) ∇J;  u ← β₂ u + (1 − β₂) ∇J²;
+    (12)  Adam, from m = u = 0, for t = 1, 2, ...: m ← β₁ m + (1 − β₁) ∇J;  u ← β₂ u + (1 − β₂) ∇J ∘ ∇J;
           θ ← θ − lr · m / (1 − β₁ᵗ) / (√(u / (1 − β₂ᵗ)) + ε)
 
-In the code every array may have further axes in front, tasks, which broadcast: θ shared or adapted, one task or many,
-go through the same lines. Parameters may be complex: a complex step then gives any derivative to machine precision.
+In the code θ, x, y, v and all that follows from them may have further axes in front, such as tasks, which broadcast.
+θ, v and α may be complex everywhere but in meta_train: a complex step along them gives derivatives to rounding.
 """
 import math
 import re
@@ -131,7 +133,8 @@ class MLP:
         """
         require(isinstance(rng, np.random.Generator), "rng", "a numpy.random.Generator", rng)
         require(std is None or is_number(std) and 0 <= std < math.inf, "std", "a finite number >= 0 or None", std)
-        require(np.dtype(dtype).kind == "f", "dtype", "a floating-point type", dtype)
+        named = getattr(dtype, "__name__", str(dtype)) in ("float32", "float64", "float")
+        require(named, "dtype", "float32 or float64", dtype)
         theta, gain = np.zeros(self.n_params, dtype), 2 if self._activation is relu else 1
         for W, _ in self.unpack(theta):  # views: this fills theta
             W[...] = rng.standard_normal(W.shape) * (math.sqrt(gain / len(W)) if std is None else std)
@@ -155,7 +158,7 @@ class MLP:
         """Return the loss (...,), its gradient (..., P), and the function hvp: v (..., P) -> H v (..., P).
 
         theta (..., P); x (..., n, d_in); y (..., n, d_out), or integer labels (..., n) for cross_entropy.
-        x and y are taken in theta's precision. hvp reuses the two passes made here, and costs about as much as they did.
+        x and y are taken in theta's precision. hvp reuses the two passes made here, and costs about 1.5 times as much.
         """
         theta, x, y = self._check(theta, x, y)
         M = self._matrices(theta)
@@ -195,7 +198,7 @@ class MLP:
         """Equations (7R) to (11R): return H v (..., P), the derivative of the two passes above line by line."""
         require(fit(v.shape[:-1], delta[-1].shape[:-2]), "v", f"leading axes that fit {delta[-1].shape[:-2]}", v)
         N, last = self._matrices(v), len(M) - 1
-        RA, Rz = [None], [times(A[0], N[0])]  # (7R), R{A_0} being 0
+        RA, Rz = [None], [times(A[0], N[0])]  # (7R); R{A_0} is 0
         for l in range(1, last + 1):
             RA.append(append_column(derivatives[l - 1][0] * Rz[l - 1], 0))
             Rz.append(times(RA[l], M[l]) + times(A[l], N[l]))
@@ -214,8 +217,8 @@ class MLP:
     def _check_vector(self, name, vector):
         """Return theta or v as an array (..., P)."""
         vector = as_array(name, vector)
-        require(vector.dtype.kind in "fc" and vector.shape[-1:] == (self.n_params,),
-                name, f"floats of shape (..., {self.n_params})", vector)
+        require(vector.dtype.char in "fdFD" and vector.shape[-1:] == (self.n_params,),
+                name, f"float32 or float64 of shape (..., {self.n_params})", vector)
         return vector
 
     def _check(self, theta, x, y=None):
@@ -227,13 +230,13 @@ class MLP:
         x = x.astype(theta.real.dtype, copy=False)
         if y is None:
             return theta, x
-        y, lead = as_array("y", y), x.shape[:-1]
+        y, rows = as_array("y", y), x.shape[:-1]
         if self._loss is cross_entropy:
-            require(y.dtype.kind in "iu" and y.shape == lead and y.min() >= 0 and y.max() < d_out,
-                    "y", f"integer labels from 0 to {d_out - 1} of shape {lead}, as x has it", y)
+            require(y.dtype.kind in "iu" and y.shape == rows and y.min() >= 0 and y.max() < d_out,
+                    "y", f"integer labels from 0 to {d_out - 1} of shape {rows}, as x has it", y)
             return theta, x, y
-        require(y.dtype.kind in "iuf" and y.shape == lead + (d_out,),
-                "y", f"real numbers of shape {lead + (d_out,)}, as x has it", y)
+        require(y.dtype.kind in "iuf" and y.shape == rows + (d_out,),
+                "y", f"real numbers of shape {rows + (d_out,)}, as x has it", y)
         return theta, x, y.astype(x.dtype, copy=False)
 
 
@@ -243,10 +246,11 @@ def adapt(model, theta, x, y, alpha, steps=1):
     """Equation (1): return θ_K (..., P), theta after `steps` gradient steps on the support set x, y.
 
     theta (P,) or (tasks, P); x, y as model.linearize takes them; alpha a number, (P,), (steps, P) or (steps, 1), where
-    steps past its last row reuse that row. Raises ValueError for arguments that do not fit.
+    steps past its last row reuse that row. With steps=0 it is a copy of theta. Raises ValueError for arguments that do
+    not fit.
     """
-    theta, rates, steps = _check_inner(theta, alpha, steps)
-    theta = theta.copy()  # so that 0 steps do not hand the caller's own array back
+    theta, rates = _check_inner(theta, alpha, steps)
+    theta = theta.copy()
     for k in range(steps):
         theta = theta - row(rates, k) * model.linearize(theta, x, y)[1]
     return theta
@@ -259,7 +263,7 @@ def meta_gradient(model, theta, tasks, alpha, steps=1, first_order=False, wrt_al
     adapt. With steps=0 this is joint multi-task training: the plain gradient of the mean query loss.
     first_order=True drops H from (3), so that v_0 = v_K. Raises ValueError for arguments that do not fit.
     """
-    theta, rates, steps = _check_inner(theta, alpha, steps)
+    theta, rates = _check_inner(theta, alpha, steps)
     x_support, y_support, x_query, y_query = _check_tasks(theta, tasks)
     theta_k, path = theta, []  # the path keeps only what the way back needs, for it grows with K
     with naming("support"):
@@ -273,7 +277,8 @@ def meta_gradient(model, theta, tasks, alpha, steps=1, first_order=False, wrt_al
     for k in reversed(range(steps)):
         grad, hvp = path.pop()
         if wrt_alpha:  # (5), summed over the steps and parameters that share a rate
-            row(grad_alpha, k)[:] -= (grad * v).mean(0).reshape(rates.shape[1], -1).sum(-1)
+            each = (grad * v).mean(0)
+            row(grad_alpha, k)[:] -= each if rates.shape[1] > 1 else each.sum()
         if not first_order:
             v = v - hvp(row(rates, k) * v)  # (3)
     if wrt_alpha:
@@ -285,7 +290,8 @@ def meta_gradient(model, theta, tasks, alpha, steps=1, first_order=False, wrt_al
 def reptile_gradient(model, theta, tasks, alpha, steps=1):
     """Equation (6): return J (float) and Reptile's direction (P,), to be descended as if it were a gradient.
 
-    Arguments as in meta_gradient. Only the support sets make the direction; the query sets serve to report J.
+    Arguments as in meta_gradient. With one step it is joint training on the support sets, times alpha, so take more.
+    The query sets serve only to report J.
     """
     x_support, y_support, x_query, y_query = _check_tasks(_check_inner(theta, alpha, steps)[0], tasks)
     with naming("support"):
@@ -307,8 +313,9 @@ class Adam:
         self.m = self.u = self.t = 0
 
     def step(self, theta, grad, lr=1e-3):
-        """Return the next theta, in theta's shape and dtype. Raises ValueError if grad has another shape."""
+        """Return the next theta, in theta's shape and dtype (floats). Raises ValueError if grad has another shape."""
         theta = np.asarray(theta)
+        require(theta.dtype.char in "fd", "theta", "float32 or float64", theta)
         grad = np.asarray(grad, theta.dtype)
         require(grad.shape == theta.shape, "grad", f"theta's shape {theta.shape}", grad)
         self.t += 1
@@ -335,25 +342,26 @@ def meta_train(model, theta, sample, alpha, steps=1, iterations=1000, lr=1e-3, c
                partial(meta_gradient, first_order=True) is first-order MAML,
                partial(meta_gradient, wrt_alpha=True) learns alpha as well (Meta-SGD)
     callback   (i, J, theta, alpha) -> ignored, called after iteration i; J is the meta-loss before its update
-    Raises FloatingPointError if J or its gradient is not finite, ValueError for arguments that do not fit.
+    Raises FloatingPointError if J or the gradient's square is not finite, ValueError for arguments that do not fit.
     """
-    theta, rates, _ = _check_inner(theta, alpha, steps)
-    theta, alpha = theta.copy(), rates.reshape(np.shape(alpha))
+    theta, rates = _check_inner(theta, alpha, steps)
+    require(theta.dtype.char in "fd" and theta.ndim == 1, "theta", "one real vector (P,)", theta)
     require(callable(sample), "sample", "a function without arguments that returns tasks", sample)
     require(is_whole(iterations, 0), "iterations", "a whole number >= 0", iterations)
     require(clip is None or is_number(clip) and clip > 0, "clip", "a number > 0 or None", clip)
-    adam_theta, adam_alpha = Adam(), Adam()
+    theta, alpha, adam_theta, adam_alpha = theta.copy(), rates.reshape(np.shape(alpha)), Adam(), Adam()
+    largest = math.sqrt(np.finfo(theta.dtype).max)  # whose square Adam can hold
     for i in range(iterations):
         rate, tasks = lr(i) if callable(lr) else lr, sample()
         require(is_number(rate) and 0 <= rate < math.inf, "lr", "a finite number >= 0, or a function to one", rate)
         with np.errstate(over="ignore", invalid="ignore"):  # the check below says it better
             loss, grad_theta, *more = gradient(model, theta, tasks, alpha, steps)
-            grad_alpha = more[0] if more else None
-            norm = global_norm(grad_theta, grad_alpha)
-        if not math.isfinite(loss + norm):
-            raise FloatingPointError(f"iteration {i}: meta-loss {loss}, norm of its gradient {norm}; "
-                                     "lower alpha or lr, or clip the outer gradient (clip=10)")
+        grad_alpha = more[0] if more else None
+        norm = global_norm(grad_theta, grad_alpha)
         scale = clip / norm if clip is not None and norm > clip else 1
+        if not (math.isfinite(loss) and scale * norm < largest):
+            remedy = "lower alpha or lr" + (", or clip the outer gradient (clip=10)" if clip is None else "")
+            raise FloatingPointError(f"iteration {i}: meta-loss {loss}, norm of its gradient {norm}; {remedy}")
         theta = adam_theta.step(theta, scale * grad_theta, rate)
         if grad_alpha is not None:
             alpha = adam_alpha.step(alpha, scale * grad_alpha, rate)
@@ -389,12 +397,8 @@ def stack(upper, lower):
 
 
 def times(a, B):
-    """Return a @ B, two cases of it by faster means: a single column, and a B that all tasks share."""
-    if a.shape[-1] == 1:
-        return a * B
-    if B.ndim == 2 < a.ndim:
-        return (a.reshape(-1, a.shape[-1]) @ B).reshape(a.shape[:-1] + B.shape[-1:])
-    return a @ B
+    """Return a @ B, which for a single column of `a` is half as fast as the broadcast product."""
+    return a * B if a.shape[-1] == 1 else a @ B
 
 
 def row(rates, k):
@@ -418,7 +422,7 @@ def require(fits, name, expected, got):
         span = f" with values from {got.min()} to {got.max()}" if got.dtype.kind in "iuf" and got.size else ""
         found = f"{got.dtype} of shape {got.shape}{span}"
     else:
-        found = repr(got) if len(repr(got)) < 80 else type(got).__name__
+        found = repr(got) if len(repr(got)) < 80 and "\n" not in repr(got) else type(got).__name__
     raise ValueError(f"{name}: expected {expected}, got {found}")
 
 
@@ -443,15 +447,15 @@ def as_array(name, value):
 
 
 def _check_inner(theta, alpha, steps):
-    """Return theta, alpha with one row a step, (1 or steps, 1 or P) in theta's precision, and steps."""
+    """Return theta as an array, and alpha with one row a step, (1 or steps, 1 or P), in theta's precision."""
     theta, rates = as_array("theta", theta), as_array("alpha", alpha)
-    require(theta.dtype.kind in "fc" and theta.ndim, "theta", "floats of shape (..., P)", theta)
-    P = theta.shape[-1]
-    shaped = rates.shape in ((), (P,)) or rates.ndim == 2 and len(rates) > 0 and rates.shape[1] in (1, P)
-    require(rates.dtype.kind in "iufc" and shaped and np.isfinite(rates).all(),
-            "alpha", f"a finite number or an array of them, of shape ({P},), (steps, {P}) or (steps, 1)", rates)
+    require(theta.dtype.char in "fdFD" and theta.ndim, "theta", "float32 or float64 of shape (..., P)", theta)
     require(is_whole(steps, 0), "steps", "a whole number >= 0", steps)
-    return theta, np.atleast_2d(rates).astype(rates.dtype if rates.dtype.kind == "c" else theta.real.dtype), steps
+    P, kind = theta.shape[-1], rates.dtype.kind
+    fits = rates.shape in ((), (P,)) or rates.ndim == 2 and len(rates) > 0 and rates.shape[1] in (1, P)
+    require(kind in "iufc" and fits and (abs(rates) <= np.finfo(theta.dtype).max).all(),
+            "alpha", f"a finite number or an array of them, of shape ({P},), (steps, {P}) or (steps, 1)", rates)
+    return theta, np.atleast_2d(rates).astype(rates.dtype if kind == "c" else theta.real.dtype)
 
 
 def _check_tasks(theta, tasks):
@@ -463,7 +467,7 @@ def _check_tasks(theta, tasks):
     for name, a in zip(names, tasks):
         shape = "(tasks, n, d)" if name[0] == "x" else "(tasks, n, d_out) or (tasks, n)"
         require((a.ndim == 3 or a.ndim == 2 and name[0] == "y") and len(a) == len(tasks[0]) > 0,
-                name, f"shape {shape} with the number of tasks that x_support has, at least 1", a)
+                name, f"shape {shape} and as many tasks as x_support, at least 1", a)
     return tasks
 
 
@@ -477,6 +481,11 @@ def naming(part):
         raise
 
 
-# glibc gives freed memory back to the system, and every new temporary then costs page faults, until a block larger than
-# those temporaries has been freed once; 32 MB is the largest that counts. This frees one, without ever touching it.
-np.empty(2**25 - 2**16, np.uint8)
+def _keep_memory_mapped():
+    """Free a block of 32 MB, never touched. Only then does glibc keep freed memory of up to that size for the next
+    temporaries; else it returns every larger one to the system and each new one costs page faults.
+    """
+    np.empty(2**25 - 2**16, np.uint8)
+
+
+_keep_memory_mapped()
