@@ -21,7 +21,7 @@ ALPHA = 0.01                               # inner rate of the paper's text; its
 BASELINE_RATES = 0.001, 0.003, 0.01, 0.03  # the baselines fine-tune at the best of these
 N_UNSEEN = 600                             # tasks that evaluate, as in the original code
 META_BATCH = 25                            # tasks of one iteration, as in the original code
-OUTER_RATE, CLIP = 3e-3, 10                # Adam's rate at the start, decayed to 0; the original code has a constant 1e-3
+OUTER_RATE, CLIP = 3e-3, 10                # Adam's first rate, decayed to 0; the original code: 1e-3, constant
 FLOOR = 3.006                              # error of −(5.1/π) cos x, the best prediction that knows no task
 
 
@@ -59,16 +59,13 @@ def train(name, model, theta, family, steps, iterations, seed):
 
 def evaluate(model, theta, tasks, alpha):
     """Return the query loss of each task after each number of STEPS, (len(STEPS), tasks)."""
-    with np.errstate(over="ignore", invalid="ignore"):  # a task that diverges shows in the figures
-        return np.array([model.loss(adapt(model, theta, *tasks[:2], alpha, k), *tasks[2:]) for k in STEPS])
+    return np.array([model.loss(adapt(model, theta, *tasks[:2], alpha, k), *tasks[2:]) for k in STEPS])
 
 
 def best_rate(model, theta, tasks):
     """Return the one of BASELINE_RATES with the smallest mean query loss after the last of STEPS."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        final = [model.loss(adapt(model, theta, *tasks[:2], alpha, STEPS[-1]), *tasks[2:]).mean()
-                 for alpha in BASELINE_RATES]
-    return BASELINE_RATES[int(np.nanargmin(final))]
+    adapted = (adapt(model, theta, *tasks[:2], alpha, STEPS[-1]) for alpha in BASELINE_RATES)
+    return BASELINE_RATES[int(np.nanargmin([model.loss(theta_K, *tasks[2:]).mean() for theta_K in adapted]))]
 
 
 def interval(losses):
@@ -80,18 +77,19 @@ def table(rows):
     """Return lines of text for rows (name, losses (len(STEPS), tasks))."""
     lines = [f"{'after gradient steps':23}" + "".join(f" {k:>13}" for k in STEPS)]
     for name, losses in rows:
-        cells = [f"{mean:.2f} ± {half:.2f}" if mean < 1000 else "diverged" for mean, half in zip(*interval(losses))]
+        cells = [f"{mean:.2f} ± {half:.2f}" if mean + half < 100 else "diverged" for mean, half in zip(*interval(losses))]
         lines.append(f"{name:23}" + "".join(f" {cell:>13}" for cell in cells))
     return lines
 
 
 def chart(layers, width=76, height=18):
-    """Return lines of text that draw layers (mark, x, y), later ones over earlier ones."""
-    x, y = (np.concatenate([layer[i].ravel() for layer in layers]) for i in (1, 2))
+    """Return lines of text that draw layers (mark, x, y), later ones over earlier ones; y beyond ±10 is left out."""
+    layers = [(mark, x[abs(y) < 10], y[abs(y) < 10]) for mark, x, y in layers]
+    x, y = (np.concatenate([layer[i] for layer in layers]) for i in (1, 2))
     grid = np.full((height, width), " ")
     for mark, across, up in layers:
-        column = np.rint((across.ravel() - x.min()) / np.ptp(x) * (width - 1)).astype(int)
-        row = np.rint((y.max() - up.ravel()) / np.ptp(y) * (height - 1)).astype(int)
+        column = np.rint((across - x.min()) / np.ptp(x) * (width - 1)).astype(int)
+        row = np.rint((y.max() - up) / np.ptp(y) * (height - 1)).astype(int)
         grid[row, column] = mark
     frame = "+" + "-" * width + "+"
     return [frame, *("|" + "".join(line) + "|" for line in grid), frame,
@@ -120,6 +118,7 @@ def options(arguments):
     return parser.parse_args(arguments)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # a task that diverges shows in the figures
 def main(arguments=None):
     chosen = options(arguments)
     model, family = MLP((1, 40, 40, 1)), Sinusoid(shots=10, queries=10)
