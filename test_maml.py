@@ -253,7 +253,8 @@ def outputs_as_inputs(d, loss):
 def test_08_mse_worked_by_hand():
     """Errors 1, 0, −2, 3 over two examples of two outputs: (1 + 0 + 4 + 9) / 4 = 3.5."""
     model, theta = outputs_as_inputs(2, "mse")
-    assert model.loss(theta, [[2.0, 5.0], [1.0, 3.0]], [[1.0, 5.0], [3.0, 0.0]]) == 3.5
+    found = model.loss(theta, [[2.0, 5.0], [1.0, 3.0]], [[1.0, 5.0], [3.0, 0.0]])
+    check(found, 3.5, gallery=partial(multiples, 3.5, **{"examples or outputs": 2}))
 
 
 def test_09_cross_entropy_worked_by_hand():
@@ -262,13 +263,12 @@ def test_09_cross_entropy_worked_by_hand():
     check(model.loss(theta, [[0, np.log(3)]] * 2, [0, 1]), (np.log(4) + np.log(4 / 3)) / 2)
 
 
-def test_09_cross_entropy_of_extreme_logits_is_finite():
-    """Softmax gives (1, 0, 0) and (0, ½, ½): L = (2000 + ln 2) / 2, δ = (½, −½, 0) and (0, −¼, ¼), summed below."""
+EXTREME = [[1e3, -1e3, 0.0], [-1e3, 1e3, 1e3]], [1, 1]  # whose softmax is (1, 0, 0) and (0, ½, ½)
+
+
+def test_09_loss_of_extreme_logits_is_finite():
     model, theta = outputs_as_inputs(3, "cross_entropy")
-    loss, grad, hvp = model.linearize(theta, [[1e3, -1e3, 0.0], [-1e3, 1e3, 1e3]], [1, 1])
-    check(loss, (2e3 + np.log(2)) / 2)
-    check(model.unpack(grad)[0][1], np.array([[0.5, -0.75, 0.25]]))
-    check(model.unpack(hvp(np.eye(12)[10]))[0][1], np.array([[0, 0.125, -0.125]]))  # of the second logit's bias
+    check(model.loss(theta, *EXTREME), (2e3 + np.log(2)) / 2)
 
 
 @every_model
@@ -299,6 +299,14 @@ def test_07R_to_11R_hvp_is_the_derivative_of_the_gradient(spec):
 
     check(hvp(v), expected, model, gallery)
     check((u * hvp(v)).sum(-1), (v * hvp(u)).sum(-1))  # the Hessian is symmetric
+
+
+def test_09_09R_extreme_logits_have_finite_derivatives():
+    """δ = (½, −½, 0) and (0, −¼, ¼) add up in the bias; the second logit's bias moves only the second example's p."""
+    model, theta = outputs_as_inputs(3, "cross_entropy")
+    _, grad, hvp = model.linearize(theta, *EXTREME)
+    check(model.unpack(grad)[0][1], np.array([[0.5, -0.75, 0.25]]))
+    check(model.unpack(hvp(np.eye(12)[10]))[0][1], np.array([[0, 0.125, -0.125]]))
 
 
 @every_model
