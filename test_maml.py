@@ -241,7 +241,7 @@ def test_07_theta_holds_weights_then_bias_layer_by_layer_and_unpack_gives_views(
     (W0, b0), (W1, b1) = model.unpack(theta)
     for part, expected in (W0, [[0, 1]]), (b0, [[2, 3]]), (W1, [[4], [5]]), (b1, [[6]]):
         assert np.array_equal(part, expected) and np.shares_memory(part, theta)
-    assert model.n_params == 7
+    assert model.n_params == 7 and model.predict(list(theta), [[1.0]]) == 4 * 2 + 5 * 4 + 6  # lists will do
     assert [W.shape for W, _ in model.unpack(np.zeros((8, 7)))] == [(8, 1, 2), (8, 2, 1)]
 
 
@@ -451,6 +451,8 @@ def test_06_reptile_is_the_mean_way_to_theta_K(K):
     check(loss, objective(model, theta, tasks, 0.1, K))
     ends = [adapt(model, theta, x, y, 0.1, K) for x, y in zip(*tasks[:2])]
     check(theta - direction, np.mean(ends, axis=0), model)
+    if K == 1:
+        assert np.array_equal(reptile_gradient(model, theta, tasks, 0.1)[1], direction)
 
 
 @pytest.mark.parametrize("loss", ("mse", "cross_entropy"))
@@ -479,9 +481,10 @@ def test_theta_decides_the_precision(loss):
     decay = maml.cosine_decay(np.float64(1e-3), 9)
     for learned in meta_train(model, theta, lambda: tasks, np.full(theta.size, 0.1), 1, 2, decay, 1, gradient):
         assert learned.dtype == np.float32
+    assert maml.Adam().step(theta, exact[1], np.float64(0.1)).dtype == np.float32
     loss, grad, hvp = model.linearize(theta, *tasks[:2])
     assert {a.dtype for a in (model.predict(theta, tasks[0]), loss, grad, hvp(grad))} == {np.dtype(np.float32)}
-    assert model.init(rng, dtype=np.float32).dtype == np.float32
+    assert model.init(rng, dtype=np.float32).dtype == np.float32 and model.init(rng, dtype=float).dtype == float
 
 
 @pytest.mark.parametrize("std, spread", ((None, None), (0.01, 0.01), (0, 0)))
@@ -609,9 +612,15 @@ def test_meta_train_leaves_alpha_alone_unless_it_is_learned():
         assert (alpha == 0.1) == (not isinstance(gradient, partial)) and not np.array_equal(found, theta)
 
 
+def test_meta_train_takes_one_inner_step_and_1000_iterations_unless_told():
+    steps = []
+    meta_train(None, [0.0], lambda: None, 0.1, gradient=lambda *args: steps.append(args[4]) or (1.0, np.ones(1)))
+    assert steps == [1] * 1000
+
+
 def test_cosine_decay():
-    rates = [maml.cosine_decay(3.0, 12)(i) for i in (0, 4, 6, 12)]
-    assert np.allclose(rates, [3, 2.25, 1.5, 0], rtol=0, atol=1e-15)
+    rates = [maml.cosine_decay(3.0, 12)(i) for i in (0, 4, 6, 12, 18)]
+    assert np.allclose(rates, [3, 2.25, 1.5, 0, 0], rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize("loss, size, clip, fine", (
@@ -699,8 +708,10 @@ BAD = [
     (r"sizes: .*, got \(1, 2.0\)", lambda: MLP((1, 2.0))),
     (r"sizes: .*, got \(1, True\)", lambda: MLP((1, True))),
     (r"sizes: .*, got {1, 2}", lambda: MLP({1, 2})),
-    (r"sizes: expected two or more outputs for cross_entropy, got \(3, 1\)", lambda: MLP((3, 1), loss="cross_entropy")),
+    (r"sizes: expected two or more outputs for cross_entropy, got \(3, 2, 1\)",
+     lambda: MLP((3, 2, 1), loss="cross_entropy")),
     (r"activation: expected relu or tanh, got 'gelu'", lambda: MLP((1, 1), "gelu")),
+    (r"activation: .*, got \['relu'\]", lambda: MLP((1, 1), ["relu"])),
     (r"loss: expected mse or cross_entropy, got \['mse'\]", lambda: MLP((1, 1), loss=["mse"])),
     (r"rng: expected a numpy.random.Generator, got 0", lambda: R.init(0)),
     (r"std: expected a finite number >= 0 or None, got -1", lambda: R.init(RNG, std=-1)),
@@ -751,13 +762,18 @@ BAD = [
     (r"x_support: expected real numbers", lambda: meta_gradient(R, T, (X[:, :0], Y[:, :0], X, Y), 0.1)),
     (r"y_query: expected real numbers", lambda: meta_gradient(R, T, (X, Y, X, Y[..., 0]), 0.1)),
     (r"y_query: expected real numbers", lambda: reptile_gradient(R, T, (X, Y, X, Y[:, :2]), 0.1)),
+    (r"theta: expected one real vector \(P,\), got", lambda: meta_train(R, np.zeros((2, 13)), lambda: SETS, 0.1)),
+    (r"beta1: expected a number from 0 to below 1, got -0.1", lambda: maml.Adam(beta1=-0.1)),
+    (r"beta1: .*, got '0'", lambda: maml.Adam(beta1="0")),
     (r"beta2: expected a number from 0 to below 1, got 1", lambda: maml.Adam(beta2=1)),
     (r"grad: expected theta's shape \(13,\)", lambda: maml.Adam().step(T, np.zeros(12))),
     (r"iterations: expected a whole number >= 1, got 0", lambda: maml.cosine_decay(0.1, 0)),
     (r"iterations: expected a whole number >= 0, got 1.5", lambda: train(iterations=1.5)),
+    (r"iterations: .*, got -1", lambda: train(iterations=-1)),
     (r"lr: expected a finite number >= 0, or a function to one, got -1", lambda: train(lr=-1)),
     (r"lr: .*, got nan", lambda: train(lr=lambda i: math.nan)),
     (r"clip: expected a number > 0 or None, got 0", lambda: train(clip=0)),
+    (r"clip: .*, got '10'", lambda: train(clip="10")),
     (r"sample: expected a function .*, got Tasks", lambda: meta_train(R, T, SETS, 0.1)),
     (r"shots: expected a whole number >= 1, got 0", lambda: wave(shots=0)),
     (r"queries: .*, got 1.5", lambda: wave(queries=1.5)),
@@ -772,7 +788,7 @@ BAD = [
 
 @pytest.mark.parametrize("message, call", BAD, ids=lambda part: part[:40] if isinstance(part, str) else "")
 def test_bad_input_is_refused_in_one_line(message, call):
-    with pytest.raises(ValueError, match=message) as caught:
+    with pytest.raises(ValueError, match="^" + message) as caught:
         call()
     assert "\n" not in str(caught.value)
 
