@@ -246,8 +246,8 @@ def adapt(model, theta, x, y, alpha, steps=1):
     """Equation (1): return θ_K (..., P), theta after `steps` gradient steps on the support set x, y.
 
     theta (P,) or (tasks, P); x, y as model.linearize takes them; alpha a number, (P,), (steps, P) or (steps, 1), where
-    steps past its last row reuse that row. With steps=0 it is a copy of theta. Raises ValueError for arguments that do
-    not fit.
+    steps past its last row reuse that row; alpha is taken in theta's precision. With steps=0 it is a copy of theta.
+    Raises ValueError for arguments that do not fit.
     """
     theta, rates = _check_inner(theta, alpha, steps)
     theta = theta.copy()
