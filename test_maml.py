@@ -520,11 +520,12 @@ def test_a_wrong_value_is_described_by_its_factor_or_by_the_parameters_that_are_
 
 
 def grade(folder, source, *options):
-    """Run these tests on another module in a process of their own; return the exit status and what was printed."""
+    """Run these tests, in their order, on another module in a process of its own; return the status and what it says."""
     (folder / "student.py").write_text(source, encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, str(HERE / "test_maml.py")]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", cwd=HERE,
-                          env={**os.environ, "MAML": str(folder / "student.py"), "PYTHONIOENCODING": "utf-8"})
+    plain = ["-q", "-p", "no:cacheprovider", "-p", "no:randomly", *options, str(HERE / "test_maml.py")]
+    set_up = {"MAML": str(folder / "student.py"), "PYTHONIOENCODING": "utf-8", "PYTEST_ADDOPTS": ""}
+    done = subprocess.run([sys.executable, "-m", "pytest", *plain], capture_output=True, text=True, encoding="utf-8",
+                          cwd=HERE, env={**os.environ, **set_up})
     return done.returncode, done.stdout + done.stderr
 
 
