@@ -442,7 +442,7 @@ def fit(shape, other):
 def as_array(name, value):
     try:
         return np.asarray(value)
-    except ValueError:  # ragged lists
+    except (ValueError, Warning):  # ragged lists; NumPy before 1.24 only warns
         raise ValueError(f"{name}: expected an array, got a {type(value).__name__} that makes none") from None
 
 

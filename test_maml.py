@@ -754,8 +754,8 @@ BAD = [
     (r"x: .*, got .* \(5, 3\)", lambda: R().predict(T, np.zeros((5, 3)))),
     (r"x: .*, got .* \(0, 2\)", lambda: R().predict(T, np.zeros((0, 2)))),
     (r"x: .*, got <U1", lambda: R().predict(T, np.full((5, 2), "a"))),
-    (r"x: expected (an array, got a list|real numbers)", lambda: R().predict(T, [[1, 2], [3]])),
-    (r"y: expected (an array, got a list|real numbers)", lambda: R().loss(T, X[0, :2], [[1], [2, 3]])),
+    (r"x: expected an array, got a list", lambda: R().predict(T, [[1, 2], [3]])),
+    (r"y: expected an array, got a list", lambda: R().loss(T, X[0, :2], [[1], [2, 3]])),
     (r"x: .*, got complex128", lambda: R().predict(T, X + 1j)),
     (r"x: expected leading axes that fit theta's \(3,\)", lambda: R().predict(np.zeros((3, 13)), X)),
     (r"y: expected real numbers of shape \(5, 1\), as x has it, got .* \(5,\)", lambda: R().loss(T, X[0], np.zeros(5))),
@@ -790,6 +790,7 @@ BAD = [
     (r"y_query: expected shape", lambda: meta_gradient(R(), T, (X, Y, X, Y[:, 0, 0]), 0.1)),
     (r"x_query: .* \(1, 4, 5, 2\)", lambda: reptile_gradient(R(), T, (X, Y, X[None], Y[None]), 0.1)),
     (r"x_support: expected real numbers", lambda: meta_gradient(R(), T, (X[:, :0], Y[:, :0], X, Y), 0.1)),
+    (r"y_support: expected real numbers", lambda: reptile_gradient(R(), T, (X, Y[..., 0], X, Y), 0.1)),
     (r"y_query: expected real numbers", lambda: meta_gradient(R(), T, (X, Y, X, Y[..., 0]), 0.1)),
     (r"y_query: expected real numbers", lambda: reptile_gradient(R(), T, (X, Y, X, Y[:, :2]), 0.1)),
     (r"theta: expected one real vector \(P,\), got", lambda: meta_train(R(), np.zeros((2, 13)), lambda: SETS, 0.1)),
@@ -817,7 +818,6 @@ BAD = [
 
 
 @about_the_project
-@pytest.mark.filterwarnings("ignore:Creating an ndarray from ragged")  # NumPy before 1.24
 @pytest.mark.parametrize("message, call", BAD, ids=lambda part: part[:40] if isinstance(part, str) else "")
 def test_bad_input_is_refused_in_one_line(message, call):
     with pytest.raises(ValueError, match="^" + message) as caught:
