@@ -660,6 +660,7 @@ def test_theta_decides_the_precision(loss):
     theta, alpha, gradient = theta.astype(np.float32), np.float64(0.1), partial(meta_gradient, wrt_alpha=True)
     loss, grad, hvp = model.linearize(theta, *tasks[:2])
     assert {a.dtype for a in (model.predict(theta, tasks[0]), loss, grad, hvp(grad))} == {np.dtype(np.float32)}
+    assert all(isinstance(g(model, theta, tasks, alpha)[0], float) for g in (meta_gradient, reptile_gradient))
     _, grad, grad_alpha = gradient(model, theta, tasks, alpha, 3)
     assert grad.dtype == grad_alpha.dtype == reptile_gradient(model, theta, tasks, alpha)[1].dtype == np.float32
     assert error(grad, exact[1]) < 1e-5 and error(grad_alpha, exact[2]) < 1e-5
