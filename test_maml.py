@@ -615,7 +615,7 @@ def test_meta_train_takes_one_inner_step_and_1000_iterations_unless_told():
 
 def test_cosine_decay():
     rates = [maml.cosine_decay(3.0, 12)(i) for i in (0, 4, 6, 12, 18)]
-    assert np.allclose(rates, [3, 2.25, 1.5, 0, 0], rtol=0, atol=1e-15)
+    assert np.allclose(rates, [3, 2.25, 1.5, 0, 0], rtol=0, atol=1e-15) and maml.cosine_decay(3.0, 1)(0) == 3
 
 
 @pytest.mark.parametrize("loss, size, clip, fine", (
