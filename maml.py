@@ -407,8 +407,10 @@ def row(rates, k):
 
 
 def global_norm(*arrays):
-    """Return the Euclidean norm of all numbers in the arrays that are not None; float64, lest a square overflow."""
-    return math.hypot(*(np.linalg.norm(np.asarray(a, np.float64)) for a in arrays if a is not None))
+    """Return the Euclidean norm of all numbers in the arrays that are not None, whose squares may overflow."""
+    numbers = np.concatenate([np.ravel(a) for a in arrays if a is not None]).astype(np.float64)
+    largest = abs(numbers).max()
+    return float(largest * np.linalg.norm(numbers / largest) if 0 < largest < math.inf else largest)
 
 
 # ------------------------------------------------------------------------------------------------ what comes in
