@@ -1,10 +1,16 @@
-"""Families of tasks to meta-learn from: what a task is, and how to sample a batch of them at once."""
+"""Families of tasks to meta-learn from: what a task is, and how to sample a batch of them at once.
+
+Sinusoid    regression, section 5.1 of Finn et al. 2017
+FewShot     classification, their section 5.2, of any data that come as one array for each class
+characters  made-up handwriting for FewShot, since no data set comes with this project
+"""
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Tuple
 
 import numpy as np
 
-from maml import is_number, is_whole, require
+from maml import as_array, is_number, is_whole, require
 
 
 class Tasks(NamedTuple):
@@ -56,8 +62,7 @@ class Sinusoid:
 
     def draw(self, rng, n_tasks):
         """Return the Waves of n_tasks new tasks: what an oracle knows, and a plot shows as the truth."""
-        require(isinstance(rng, np.random.Generator), "rng", "a numpy.random.Generator", rng)
-        require(is_whole(n_tasks, 1), "n_tasks", "a whole number >= 1", n_tasks)
+        _check_draw(rng, n_tasks)
         return Waves(*(rng.uniform(*pair, (n_tasks, 1, 1)) for pair in (self.amplitude, self.phase, self.frequency)))
 
     def observe(self, rng, waves):
@@ -65,3 +70,79 @@ class Sinusoid:
         x = rng.uniform(*self.x_range, (len(waves.amplitude), self.shots + self.queries, 1))
         y = waves(x) + self.noise * rng.standard_normal(x.shape)
         return Tasks(x[:, :self.shots], y[:, :self.shots], x[:, self.shots:], y[:, self.shots:])
+
+
+class FewShot:
+    """Few-shot classification, on anyone's data: each task is to tell `ways` classes apart.
+
+    classes: one array (examples, features) for each class. A task has `shots` support and `queries` query examples of
+    each of its classes, no two the same, and gives its classes the labels 0 to ways − 1 in random order.
+    Raises ValueError for fewer classes than ways, and names the first class that has too few examples, other features
+    than the first class, or anything but finite numbers.
+    """
+
+    def __init__(self, classes, ways=5, shots=1, queries=15):
+        for name, count, least in ("ways", ways, 2), ("shots", shots, 1), ("queries", queries, 1):
+            require(is_whole(count, least), name, f"a whole number >= {least}", count)
+        require(isinstance(classes, (list, tuple, np.ndarray)) and len(classes) >= ways,
+                "classes", f"a list of at least {ways} arrays, one for each class", classes)
+        classes = [as_array(f"classes[{i}]", examples) for i, examples in enumerate(classes)]
+        d = classes[0].shape[-1] if classes[0].ndim == 2 else "features"
+        for i, examples in enumerate(classes):
+            require(examples.ndim == 2 and examples.shape[1] == d and len(examples) >= shots + queries
+                    and examples.dtype.kind in "iuf" and np.isfinite(examples).all() and examples.size, f"classes[{i}]",
+                    f"at least {shots + queries} examples of finite numbers, of shape (examples, {d})", examples)
+        self.ways, self.shots, self.queries = ways, shots, queries
+        self.examples = np.concatenate(classes)                 # of all classes, (all examples, features)
+        self.counts = np.array([len(examples) for examples in classes])
+        self.starts = np.cumsum(self.counts) - self.counts      # where each class starts in examples
+
+    def sample(self, rng, n_tasks):
+        """Return n_tasks new tasks: x (n_tasks, ways · shots or queries, features), labels without the last axis."""
+        _check_draw(rng, n_tasks)
+        deck = np.tile(np.arange(len(self.counts)), (n_tasks, 1))
+        chosen = rng.permuted(deck, axis=1)[:, :self.ways, None]  # column w holds the classes with label w
+        lots = rng.random((n_tasks, self.ways, self.counts.max()))  # each example draws a lot; the lowest are taken
+        lots[np.arange(self.counts.max()) >= self.counts[chosen]] = 1  # no such example
+        order = np.argpartition(lots, (self.shots - 1, self.shots + self.queries - 1))
+        x = self.examples[self.starts[chosen] + order[..., :self.shots + self.queries]]  # (n_tasks, ways, n, features)
+        return Tasks(*self._labelled(x[:, :, :self.shots]), *self._labelled(x[:, :, self.shots:]))
+
+    def _labelled(self, x):
+        """Return x (tasks, ways, n, features) as (tasks, ways · n, features), and its labels (tasks, ways · n)."""
+        n_tasks, ways, n, d = x.shape
+        return x.reshape(n_tasks, ways * n, d), np.tile(np.repeat(np.arange(ways), n), (n_tasks, 1))
+
+
+def characters(rng, n_classes, n_examples=20, grid=14):
+    """Return made-up handwriting for FewShot: for each class an array (n_examples, grid²) of ink from 0 to 1, float32.
+
+    A character is three strokes, each a Bezier curve between four points of the plane, which is that of the complex
+    numbers. An example is one attempt to write it: every point a little off, the whole turned and shifted a little,
+    with a finer or a broader pen. Raises ValueError for numbers below 1.
+    """
+    for name, count in ("n_examples", n_examples), ("grid", grid):
+        require(is_whole(count, 1), name, "a whole number >= 1", count)
+    _check_draw(rng, n_classes, "n_classes")
+    t, axis = np.linspace(0, 1, 12), np.linspace(-1, 1, grid)
+    bezier = np.stack([(1 - t)**3, 3 * t * (1 - t)**2, 3 * t**2 * (1 - t), t**3])  # (4, 12)
+    pixels = (axis - 1j * axis[:, None]).reshape(-1, 1)                            # (grid², 1), row by row from the top
+
+    def anywhere(draw, *shape):
+        return draw(size=shape) + 1j * draw(size=shape)
+
+    classes = []
+    for _ in range(n_classes):
+        character = anywhere(partial(rng.uniform, -0.8, 0.8), 3, 4)
+        attempts = character + 0.12 * anywhere(rng.normal, n_examples, 3, 4)
+        turn, shift = np.exp(0.2j * rng.normal(size=(n_examples, 1))), 0.15 * anywhere(rng.normal, n_examples, 1)
+        ink = (attempts @ bezier).reshape(n_examples, 36) * turn + shift
+        distance = abs(pixels - ink[:, None]).min(-1)                              # (n_examples, grid²)
+        pen = rng.uniform(0.1, 0.16, (n_examples, 1))
+        classes.append(np.exp(-(distance / pen)**2 / 2).astype(np.float32))
+    return classes
+
+
+def _check_draw(rng, n, name="n_tasks"):
+    require(isinstance(rng, np.random.Generator), "rng", "a numpy.random.Generator", rng)
+    require(is_whole(n, 1), name, "a whole number >= 1", n)
