@@ -520,7 +520,7 @@ def test_a_wrong_value_is_described_by_its_factor_or_by_the_parameters_that_are_
 
 
 def grade(folder, source, *options):
-    """Run these tests, in their order, on another module in a process of its own; return the status and what it says."""
+    """Run these tests, in their order, on another module in a process of its own; return its status and output."""
     (folder / "student.py").write_text(source, encoding="utf-8")
     plain = ["-q", "-p", "no:cacheprovider", "-p", "no:randomly", *options, str(HERE / "test_maml.py")]
     set_up = {"MAML": str(folder / "student.py"), "PYTHONIOENCODING": "utf-8", "PYTEST_ADDOPTS": ""}
@@ -543,7 +543,7 @@ def test_a_module_that_cannot_be_graded_gets_one_line(tmp_path, source, words):
     ("+ e[l] * curvature * Rz[l - 1]", "", "equals no σ″ term"),
     ("v = v - hvp(row(rates, k) * v)", "v = v", "equals first-order MAML"),
     ("v = v - hvp(row(rates, k) * v)", "v = v - row(rates, k) * hvp(v)", "equals the inner rate on the wrong side"),
-    ("linearize(theta_k, x_query, y_query)", "linearize(theta_k, x_support, y_support)", "equals the support set used")))
+    ("linearize(theta_k, x_query, y_query)", "linearize(theta_k, x_support, y_support)", "equals the support set")))
 def test_a_wrong_module_is_told_its_mistake(tmp_path, right, wrong, message):
     source = (HERE / "maml.py").read_text(encoding="utf-8")
     assert source.count(right) == 1
@@ -618,14 +618,15 @@ def test_cosine_decay():
     assert np.allclose(rates, [3, 2.25, 1.5, 0, 0], rtol=0, atol=1e-15) and maml.cosine_decay(3.0, 1)(0) == 3
 
 
-@pytest.mark.parametrize("loss, size, clip, fine", (
-    (1, 1, None, True), (math.nan, 1, 10, False), (1, math.nan, 10, False), (1, math.inf, 10, False),
-    (1, 1e21, None, False), (1, 1e21, 10, True)))
-def test_training_stops_at_what_is_not_finite_or_cannot_be_squared(loss, size, clip, fine):
-    gradient, start = lambda *_: (loss, np.full(2, size, np.float32)), np.zeros(2, np.float32)
+@pytest.mark.parametrize("loss, size, clip, dtype, fine", (
+    (1, 1, None, "f", True), (1, 0, 10, "f", True), (math.nan, 1, 10, "f", False), (1, math.nan, 10, "f", False),
+    (1, math.inf, 10, "f", False), (1, 1e21, None, "f", False), (1, 1e21, 10, "f", True), (1, 1e200, None, "d", False),
+    (1, 1e200, 10, "d", True)))
+def test_training_stops_at_what_is_not_finite_or_cannot_be_squared(loss, size, clip, dtype, fine):
+    gradient, start = lambda *_: (loss, np.full(2, size, dtype)), np.zeros(2, dtype)
     train = partial(meta_train, None, start, lambda: None, 0.1, iterations=1, clip=clip, gradient=gradient)
     if fine:
-        check(train()[0], np.full(2, np.float32(-1e-3)))
+        assert np.allclose(train()[0], -1e-3 if size else 0, rtol=1e-6)
         return
     with pytest.raises(FloatingPointError, match="^iteration 0: meta-loss .*; lower alpha or lr") as caught:
         train()
@@ -723,6 +724,68 @@ def test_sampling_is_reproducible_and_every_task_is_new():
     assert len(np.unique(np.concatenate([first.x_support, first.x_query], axis=1))) == 60
 
 
+def numbered(counts):
+    """Classes whose example i of class c is (c, i)."""
+    return [np.stack([np.full(n, c), np.arange(n)], -1) for c, n in enumerate(counts)]
+
+
+@about_the_project
+def test_few_shot_tasks_keep_what_the_sampler_promises():
+    """Ways, labels and examples are all equally likely; no example comes twice in a task, or from another class."""
+    counts = [7, 5, 12, 6, 9]
+    family = families.FewShot(numbered(counts), ways=3, shots=2, queries=3)
+    tasks = family.sample(np.random.default_rng(0), 6000)
+    assert [a.shape for a in tasks] == [(6000, 6, 2), (6000, 6), (6000, 9, 2), (6000, 9)]
+    x, y = (np.concatenate(pair, axis=1) for pair in (tasks[::2], tasks[1::2]))
+    for i in range(300):
+        assert len({tuple(example) for example in x[i]}) == 15
+        by_label = [set(x[i, y[i] == label, 0]) for label in range(3)]
+        assert all(len(classes) == 1 for classes in by_label) and len(set.union(*by_label)) == 3
+    for labels, n in (tasks.y_support, 2), (tasks.y_query, 3):
+        assert all((np.count_nonzero(labels == label, axis=1) == n).all() for label in range(3))
+    for part, labels in tasks[:2], tasks[2:]:
+        for c, n in enumerate(counts):  # 3 of 5 classes a task, a third of them for each label
+            share = [np.mean((part[..., 0] == c)[labels == label]) for label in range(3)]
+            assert np.allclose(share, 1 / 5, atol=0.02)
+            seen = np.bincount(part[part[..., 0] == c][:, 1], minlength=n)
+            assert len(seen) == n and np.allclose(seen / seen.sum(), 1 / n, atol=0.02)
+
+
+@about_the_project
+def test_few_shot_sampling_is_reproducible_and_takes_any_arrays():
+    family = families.FewShot(np.arange(240.0).reshape(6, 20, 2))  # 5 ways, 1 shot and 15 queries unless told
+    first, again, other = (family.sample(np.random.default_rng(seed), 4) for seed in (1, 1, 2))
+    assert [a.shape for a in first] == [(4, 5, 2), (4, 5), (4, 75, 2), (4, 75)]
+    assert all(np.array_equal(a, b) for a, b in zip(first, again)) and not np.array_equal(first[0], other[0])
+    every = families.FewShot([[[0, 0], [0, 1]], [[1, 0], [1, 1]]], 2, 1, 1).sample(np.random.default_rng(0), 1)
+    assert sorted(map(tuple, np.concatenate([every[0], every[2]], 1)[0])) == [(0, 0), (0, 1), (1, 0), (1, 1)]
+
+
+@about_the_project
+def test_characters_are_images_more_alike_within_a_class_than_between():
+    drawn, again, other = (families.characters(np.random.default_rng(seed), 30, 8) for seed in (0, 0, 1))
+    assert len(drawn) == 30 and all(a.shape == (8, 196) and a.dtype == np.float32 for a in drawn)
+    assert all(np.array_equal(a, b) for a, b in zip(drawn, again)) and not np.array_equal(drawn[0], other[0])
+    assert 0 <= np.min(drawn) and 0.9 < np.max(drawn) <= 1 and 0.1 < np.mean(drawn) < 0.4
+    distance = lambda a, b: np.linalg.norm(a[:, None] - b, axis=-1).mean()
+    within = [distance(a[:4], a[4:]) for a in drawn]
+    between = [distance(a, b) for a, b in zip(drawn, drawn[1:])]
+    assert np.mean(within) < 0.9 * np.mean(between)
+    assert families.characters(np.random.default_rng(0), 1, 2, grid=9)[0].shape == (2, 81)
+
+
+@about_the_project
+def test_a_short_run_on_characters_beats_the_nearest_neighbour_on_unseen_ones():
+    classes, rng = families.characters(np.random.default_rng(0), 300), np.random.default_rng(1)
+    family, test = families.FewShot(classes[:200], 5, 1, 5), families.FewShot(classes[200:], 5, 1, 10).sample(rng, 200)
+    model = MLP((196, 64, 64, 5), loss="cross_entropy")
+    theta, _ = meta_train(model, model.init(rng, dtype=np.float32), lambda: family.sample(rng, 25), 0.1, 3, 300,
+                          maml.cosine_decay(3e-3, 300), 10)
+    scores = demo.evaluate(model, theta, test, 0.1, demo.accuracy).mean(-1)
+    nearest = 100 * np.mean(demo.nearest(test) == test.y_query)
+    assert abs(scores[0] - 20) < 3 and nearest > 40 and scores[2] > nearest + 3
+
+
 # ------------------------------------------------------------------------------------------------ bad input
 
 R, C = partial(MLP, (2, 3, 1)), partial(MLP, (2, 3), loss="cross_entropy")
@@ -814,6 +877,30 @@ BAD = [
     (r"x_range: .*, got \(0, inf\)", lambda: wave(x_range=(0, math.inf))),
     (r"noise: expected a finite number >= 0, got -1", lambda: wave(noise=-1)),
     (r"n_tasks: expected a whole number >= 1, got 0", lambda: wave().sample(RNG, 0)),
+    (r"ways: expected a whole number >= 2, got 1", lambda: families.FewShot(numbered([9] * 5), 1)),
+    (r"shots: expected a whole number >= 1, got 0", lambda: families.FewShot(numbered([9] * 5), shots=0)),
+    (r"queries: .*, got 2.0", lambda: families.FewShot(numbered([9] * 5), queries=2.0)),
+    (r"classes: expected a list of at least 5 arrays, one for each class, got list",
+     lambda: families.FewShot(numbered([99] * 4))),
+    (r"classes: .*, got dict", lambda: families.FewShot(dict.fromkeys("abcde", X))),
+    (r"classes\[3\]: expected at least 16 examples .*, got int64 of shape \(15, 2\)",
+     lambda: families.FewShot(numbered([16, 16, 16, 15, 16]))),
+    (r"classes\[2\]: expected .* shape \(examples, 2\), got float64 of shape \(16, 3\)",
+     lambda: families.FewShot(numbered([16, 16]) + [np.zeros((16, 3))] + numbered([16, 16]))),
+    (r"classes\[0\]: expected .* shape \(examples, features\), got float64 of shape \(16,\)",
+     lambda: families.FewShot([np.zeros(16)] * 5)),
+    (r"classes\[0\]: .*, got float64 of shape \(16, 0\)", lambda: families.FewShot([np.zeros((16, 0))] * 5)),
+    (r"classes\[1\]: expected an array, got a list that makes none",
+     lambda: families.FewShot([X[0], [[1], [1, 2]], X[0], X[0], X[0]])),
+    (r"classes\[4\]: .*, got <U", lambda: families.FewShot(numbered([16] * 4) + [np.full((16, 2), "a")])),
+    (r"classes\[4\]: .* of finite numbers, .* nan to nan",
+     lambda: families.FewShot(numbered([16] * 4) + [np.full((16, 2), np.nan)])),
+    (r"n_tasks: expected a whole number >= 1, got 0", lambda: families.FewShot(numbered([16] * 5)).sample(RNG, 0)),
+    (r"rng: expected a numpy.random.Generator, got 0", lambda: families.FewShot(numbered([16] * 5)).sample(0, 1)),
+    (r"n_classes: expected a whole number >= 1, got 0", lambda: families.characters(RNG, 0)),
+    (r"n_examples: .*, got 0", lambda: families.characters(RNG, 1, 0)),
+    (r"grid: .*, got 1.5", lambda: families.characters(RNG, 1, grid=1.5)),
+    (r"rng: expected a numpy.random.Generator, got 7", lambda: families.characters(7, 1)),
     (r"rng: expected a numpy.random.Generator, got 1", lambda: wave().sample(1, 4)),
 ]
 
@@ -828,64 +915,75 @@ def test_bad_input_is_refused_in_one_line(message, call):
 
 # ------------------------------------------------------------------------------------------------ the demo
 
-@about_the_project
-def test_demo_prints_the_table_and_draws_a_task(capsys, monkeypatch):
-    monkeypatch.setattr(demo, "N_UNSEEN", 30)
-    demo.main(["--iterations", "100", "--seed", "3"])
-    printed = capsys.readouterr().out
-    for row in "random initialisation", "joint training", "MAML":
-        assert re.search(rf"^{row}( +(\d+\.\d\d ± \d+\.\d\d|diverged)){{4}}$", printed, re.M)
-    assert "100%" in printed and printed.count("\n|") == 18 and "\r" not in printed
-    assert max(map(len, printed.splitlines())) <= 80
-    demo.main(["--iterations", "100", "--seed", "3"])
-    without_times = partial(re.sub, r" +\d+ s left", "")
-    assert without_times(capsys.readouterr().out) == without_times(printed)
-
-
-@pytest.mark.parametrize("options", (["--iterations", "0"], ["--iterations", "2.5"], ["--seed", "-1"], ["--bogus"]))
-@about_the_project
-def test_demo_refuses_bad_options_with_a_plain_sentence(options):
-    done = subprocess.run([sys.executable, demo.__file__, *options], capture_output=True, text=True)
-    assert done.returncode == 2 and "error: " in done.stderr and "Traceback" not in done.stderr and not done.stdout
-
-
-@about_the_project
-def test_demo_goes_on_with_what_it_has_learnt_when_interrupted(capsys):
-    class Interrupted(families.Sinusoid):
-        def sample(self, rng, n_tasks):
-            if not countdown.pop():
-                raise KeyboardInterrupt
-            return super().sample(rng, n_tasks)
-
-    model, countdown = MLP((1, 4, 1)), [False, True, True]
-    start = model.init(np.random.default_rng(0))
-    theta, done = demo.train("MAML", model, start, Interrupted(), 1, 10, 0)
-    expected, rng = [], np.random.default_rng(0)
-    meta_train(model, start, lambda: families.Sinusoid().sample(rng, demo.META_BATCH), demo.ALPHA, 1, 2, clip=demo.CLIP,
-               lr=maml.cosine_decay(demo.OUTER_RATE, 10), callback=lambda *args: expected.append(args[2]))
-    assert done == 2 and np.array_equal(theta, expected[-1])
-    assert "MAML: stopped after 2 iterations" in capsys.readouterr().out
+def run_demo(capsys, *arguments):
+    """Run demo.py in this process; return what it prints without the times left."""
+    demo.main(arguments)
+    return re.sub(r" +\d+ s left", "", capsys.readouterr().out)
 
 
 @about_the_project
 def test_demo_evaluates_each_number_of_steps_and_picks_the_best_rate():
     model, family, rng = MLP((1, 4, 1)), families.Sinusoid(), np.random.default_rng(0)
-    theta, tasks = model.init(rng), family.sample(rng, 20)
-    losses = demo.evaluate(model, theta, tasks, 0.01)
-    assert losses.shape == (4, 20)
-    for row, K in zip(losses, (0, 1, 5, 10)):
-        check(row.mean(), objective(model, theta, tasks, 0.01, K))
-    finals = [objective(model, theta, tasks, alpha, 10) for alpha in demo.BASELINE_RATES]
-    assert demo.best_rate(model, theta, tasks) == demo.BASELINE_RATES[np.argmin(finals)]
-    mean, half = demo.interval(np.array([[1.0, 3.0], [2.0, 2.0]]))  # standard deviations 1 and 0, √n = √2
-    assert np.array_equal(mean, [2, 2]) and np.allclose(half, [1.96 / np.sqrt(2), 0], rtol=1e-15)
+    theta, tasks = model.init(rng), family.sample(rng, 120)  # more than one part of 100
+    scores = demo.evaluate(model, theta, tasks, 0.01, MLP.loss)
+    assert scores.shape == (4, 120)
+    for row, K in zip(scores, (0, 1, 5, 10)):
+        check(row, model.loss(adapt(model, theta, *tasks[:2], 0.01, K), *tasks[2:]))
+    with np.errstate(all="ignore"):
+        finals = [objective(model, theta, tasks, alpha, 10) for alpha in demo.RATES]
+        assert demo.best_rate(model, theta, tasks) == demo.RATES[np.nanargmin(finals)]
+        assert demo.best_rate(model, 1e200 * theta, tasks) in demo.RATES  # where every rate diverges
+        results = demo.compare(model, {"fixed": (theta, 0.01), "open": (theta, None)}, tasks, MLP.loss, tasks)
+    check(results["fixed"][2], scores)
+    assert results["open"][1] == demo.RATES[np.nanargmin(finals)] and results["fixed"][1] == 0.01
 
 
 @about_the_project
-def test_demo_chart_puts_later_layers_on_top_and_corners_into_corners():
-    box = np.array([0.0, 1.0])
-    layers = [("a", box, box), ("b", box[:1], box[1:]), ("c", box, np.array([np.nan, 99]))]
-    assert demo.chart(layers, width=5, height=3)[1:4] == ["|b   a|", "|     |", "|a    |"]
+def test_demo_table_gives_intervals_and_medians_where_single_tasks_wreck_the_mean():
+    """Standard deviations 1 and 0 over two tasks: half widths 1.96/√2 = 1.386 and 0."""
+    mean, half = demo.interval(np.array([[1.0, 3.0], [2.0, 2.0]]))
+    assert np.array_equal(mean, [2, 2]) and np.allclose(half, [1.96 / np.sqrt(2), 0], rtol=1e-15)
+    fine = demo.rows("fine", np.array([[1.0, 3.0, 1.0, 3.0], [2.0] * 4, [2.0] * 4, [100.0] * 4]))
+    assert fine == [("fine", "2.00 ± 0.98", "2.00 ± 0.00", "2.00 ± 0.00", "100.00 ± 0.00")]
+    with np.errstate(invalid="ignore"):
+        lost = demo.rows("lost", np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 101.0], [1.0, np.nan, np.inf], [1.0, 2.0, 3e9]]))
+    assert [row[0] for row in lost] == ["lost", "  median (diverged)"]
+    assert lost[0][2] == "34.67 ± 53.08" and lost[0][3:] == ("diverged", "diverged")
+    assert lost[1][1:] == ("2.00 (0)", "2.00 (1)", "inf (2)", "2.00 (1)")
+    lines = demo.table(fine, lost)
+    assert lines[0].split() == ["after", "gradient", "steps", "0", "1", "5", "10"] and set(map(len, lines)) == {80}
+
+
+@about_the_project
+def test_demo_pools_support_and_query_for_methods_that_do_not_tell_them_apart():
+    tasks = problem(SMALL)[2]
+    x, y, *again = demo.pooled(tasks)
+    assert x.shape == (3, 9, 3) and y.shape == (3, 9, 4) and again[0] is x and again[1] is y
+    assert np.array_equal(x[:, :5], tasks.x_support) and np.array_equal(y[:, 5:], tasks.y_query)
+
+
+@about_the_project
+def test_demo_nearest_neighbour_and_accuracy_worked_by_hand():
+    x = np.array([[[0.0, 0.0], [2.0, 2.0]]])
+    queries = np.array([[[0.9, 1.0], [1.2, 1.0], [9.0, 9.0]]])
+    assert np.array_equal(demo.nearest(families.Tasks(x, np.array([[1, 0]]), queries, None)), [[1, 0, 0]])
+    (model, theta), logits = outputs_as_inputs(2, "cross_entropy"), np.array([[[0.0, 1.0], [2.0, 0.0]]] * 2)
+    assert np.array_equal(demo.accuracy(model, theta, logits, [[1, 0], [0, 0]]), [100, 50])
+
+
+@about_the_project
+def test_demo_panel_draws_points_over_prediction_over_truth():
+    """On a grid of 5 × 3 cells: truth at −1, the prediction at 0, which is the upper half of the middle row's cells."""
+    flat, points = np.ones((800, 1)), (np.array([[-5.0], [5.0], [0.0]]), np.array([[2.9], [-2.9], [9.0]]))
+    lines = demo.panel("a", 0 * flat, -2 * flat, points, 3, 5, 3)
+    assert lines == ["┌─ a ─┐", "│●    │", "│⠤⠤⠤⠤⠤│", "│····●│", "└─────┘"]
+    steep = demo.panel("a", 100 * demo.GRID, 9 * flat, (flat[:0], flat[:0]), 3, 5, 3)
+    assert all(line[3] != " " for line in steep[1:4]) and steep[1][1:3] == "  "  # no gap, and cut at the frame
+
+
+@about_the_project
+def test_demo_draws_two_pixels_in_a_character():
+    assert demo.images(np.array([[1, 0, 1, 1], [0, 1, 0, 0]])) == ["█▄  ▀"]
 
 
 @about_the_project
@@ -893,11 +991,203 @@ def test_demo_shows_a_bar_where_the_output_is_a_terminal(monkeypatch):
     terminal = io.StringIO()
     terminal.isatty = lambda: True
     monkeypatch.setattr(sys, "stdout", terminal)
-    progress = demo.Progress("MAML", None, 4)
-    progress(1, 2.5, None, None), progress(3, 2.5, None, None)
+    progress = demo.Progress("MAML", 4)
+    progress(2, "note"), progress(4, "note")
     first, last = terminal.getvalue().split("\r")[1:]
-    assert first.startswith(f"MAML           [{'#' * 15}{' ' * 15}]  50%  meta-loss  2.500") and "\n" not in first
-    assert last.startswith(f"MAML           [{'#' * 30}] 100%") and last.endswith("\n")
+    assert re.match(rf"MAML {{19}}\[{'#' * 8} {{7}}\]  50%  note +0 s left$", first)
+    assert re.match(rf"MAML {{19}}\[{'#' * 15}\] 100%  note +0 s left\n$", last)
+
+
+def trainer_of(*arguments, model=MLP((1, 4, 1))):
+    return demo.Trainer(model, demo.settings(arguments))
+
+
+@about_the_project
+def test_demo_trains_with_the_settings_and_on_the_same_tasks_for_every_method():
+    trainer = trainer_of(*"--iterations 3 --meta-batch 2 --outer-rate 0.1 --seed 5 --float 64".split())
+    start, seen = trainer.start(), []
+    sample = lambda rng, n: seen.append(families.Sinusoid().sample(rng, n)) or seen[-1]
+    found, alpha = trainer("MAML", start, sample, 0.02, 2)
+    batches = iter(seen[:])
+    expected, _ = meta_train(trainer.model, start, lambda: next(batches), 0.02, 2, 3, maml.cosine_decay(0.1, 3), 10)
+    check(found, expected)
+    assert alpha == 0.02 and trainer.learned["MAML"][0] is found and len(seen) == 3 and len(seen[0].x_query) == 2
+    trainer("Reptile", start, sample, 0.02, 2, maml.reptile_gradient)
+    assert all(np.array_equal(a[0], b[0]) for a, b in zip(seen[:3], seen[3:]))
+
+
+@about_the_project
+@pytest.mark.parametrize("stop, words", ((KeyboardInterrupt(), "stopped, going on"), (None, "stopped by iteration 2")))
+def test_demo_goes_on_with_what_it_has_learnt_when_interrupted_or_diverging(capsys, stop, words):
+    def sample(rng, n):
+        tasks = families.Sinusoid().sample(rng, n)
+        if not countdown.pop() and stop:
+            raise stop
+        return tasks if countdown else [a * np.nan for a in tasks]
+
+    trainer, countdown = trainer_of("--iterations", "10"), [False, True, True]
+    start, batches = trainer.start(), np.random.default_rng([0, 1])
+    theta, _ = trainer("MAML", start, sample, 0.01, 1)
+    path = []
+    meta_train(trainer.model, start, lambda: families.Sinusoid().sample(batches, 25), 0.01, 1, 2, clip=10,
+               lr=maml.cosine_decay(3e-3, 10), callback=lambda *args: path.append(args[2]))
+    assert np.array_equal(theta, path[-1])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"MAML: {words}" in printed and printed.endswith("going on with what has been learnt so far")
+
+
+@about_the_project
+def test_demo_saves_whole_or_not_at_all_and_loads_what_it_saved(tmp_path, monkeypatch):
+    file, model, rng = str(tmp_path / "kept.npz"), MLP((1, 4, 1)), np.random.default_rng(0)
+    learned = {"MAML": (model.init(rng, dtype=np.float32), 0.01), "Meta-SGD": (model.init(rng), rng.random((2, 13)))}
+    demo.save(file, model, "relu", learned)
+    loaded = demo.load(file, model, "relu")
+    assert list(loaded) == list(learned)
+    for name in learned:
+        for found, kept in zip(loaded[name], learned[name]):
+            assert np.array_equal(found, kept) and found.dtype == np.asarray(kept).dtype
+    whole = Path(file).read_bytes()
+    monkeypatch.setattr(np, "savez", lambda stream, **arrays: stream.write(b"half") and 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        demo.save(file, model, "relu", {})
+    assert Path(file).read_bytes() == whole and os.listdir(tmp_path) == ["kept.npz"]
+
+
+@about_the_project
+@pytest.mark.parametrize("change, message", (
+    (dict(sizes=(1, 5, 1)), r"expected the network \(1, 4, 1\) relu, got \(1, 5, 1\) relu"),
+    (dict(activation="tanh"), r"expected the network .* got \(1, 4, 1\) tanh"),
+    ({"MAML theta": np.zeros(12)}, r"theta: expected float32 or float64 of shape \(..., 13\)"),
+    ({"MAML theta": np.zeros((2, 13))}, "MAML theta: expected one vector of finite numbers"),
+    ({"MAML theta": np.full(13, np.nan)}, "MAML theta: expected one vector of finite numbers"),
+    ({"MAML alpha": np.zeros(12)}, r"alpha: expected .* got float64 of shape \(12,\)"),
+    ({"MAML alpha": np.array("a")}, "alpha: expected"), ({"MAML alpha": np.array(None)}, "Object arrays"),
+    (dict(sizes=None), "'sizes is not|'?sizes")))
+def test_demo_refuses_a_file_that_does_not_fit(tmp_path, change, message):
+    file = str(tmp_path / "other.npz")
+    arrays = {"sizes": (1, 4, 1), "activation": "relu", "MAML theta": np.zeros(13), "MAML alpha": np.array(0.1)}
+    arrays.update(change)
+    np.savez(file, **{name: a for name, a in arrays.items() if a is not None})
+    with pytest.raises(demo.Stop, match=rf"^--load {re.escape(file)}: .*{message}") as caught:
+        demo.load(file, MLP((1, 4, 1)), "relu")
+    assert "\n" not in str(caught.value)
+
+
+@about_the_project
+def test_demo_refuses_a_file_that_is_none(tmp_path):
+    file = tmp_path / "kept.npz"
+    demo.save(str(file), MLP((1, 4, 1)), "relu", {"MAML": (np.zeros(13), 0.1)})
+    whole = file.read_bytes()
+    with pytest.raises(demo.Stop, match="expected Reptile, got only MAML"):
+        trainer_of("--load", str(file))("Reptile", None, None, 0.1, 1)
+    for content in b"", b"text", whole[:200], whole[:-30], whole[:300] + b"?" + whole[301:]:
+        file.write_bytes(content)
+        with pytest.raises(demo.Stop, match="^--load "):
+            demo.load(str(file), MLP((1, 4, 1)), "relu")
+    with pytest.raises(demo.Stop, match="there is none"):
+        demo.load(str(tmp_path / "none.npz"), MLP((1, 4, 1)), "relu")
+
+
+@about_the_project
+def test_demo_runs_and_tells_the_whole_story(capsys, tmp_path):
+    file, options = str(tmp_path / "kept.npz"), ("--iterations", "20", "--unseen", "30", "--seed", "3")
+    printed = run_demo(capsys, *options, "--save", file)
+    cells = {}
+    for row in ("random initialisation", "joint training", "Reptile", "first-order MAML", "MAML", "Meta-SGD",
+                "mean of all waves", "oracle, knows the wave"):
+        cells[row] = re.search(rf"^{row}((?: +(?:\d+\.\d\d ± \d+\.\d\d|diverged)){{4}})$", printed, re.M).group(1)
+    maml, joint = (cells[row].replace(" ± ", "±").split()[1].split("±")[0] for row in ("MAML", "joint training"))
+    assert f"after one step on 10 points MAML errs by {maml}, joint training on the same tasks by {joint}." in (
+        " ".join(printed.split()))
+    assert cells["oracle, knows the wave"].split() == ["0.00", "±", "0.00"] * 4
+    assert "100%" in printed and printed.count("\n│") == 21 and "\r" not in printed
+    assert max(map(len, printed.splitlines())) <= 80
+    assert run_demo(capsys, *options) == printed  # same seed, same figures
+    shown = run_demo(capsys, "--load", file, "--unseen", "30", "--seed", "3")
+    assert shown.split("Mean squared")[1] == printed.split("Mean squared")[1]
+
+
+@about_the_project
+def test_demo_runs_in_every_mode(capsys, monkeypatch):
+    monkeypatch.setattr(demo, "OTHERS", 3)
+    tiny = ("--iterations", "2", "--unseen", "4")
+    printed = run_demo(capsys, "--paper", *tiny)
+    assert [int(n) for n in re.findall(r"unseen tasks, (\d+) points", printed)] == [5, 10, 20]
+    assert re.search(r"^MAML, Table 2 +0.67 +0.38 +0.35$", printed, re.M)
+    assert len(re.findall("^joint training .*±", printed, re.M)) == len(re.findall("^MAML .*±", printed, re.M)) == 3
+    printed = run_demo(capsys, "--best", *tiny)
+    for row in "Meta-SGD, one step", "five learned steps":
+        assert len(re.findall(f"^{row} .*±", printed, re.M)) == 2
+    printed = run_demo(capsys, "--tasks", "characters", *tiny)
+    assert printed.count("\nnearest by pixels") == 2 and printed.count("\nlabel 0 ") == 2
+    assert [int(n) for n in re.findall(r"unseen characters, (\d) of each", printed)] == [1, 5]
+    assert max(map(len, printed.splitlines())) <= 80
+
+
+@about_the_project
+def test_demo_settings_are_those_of_the_mode_changed_by_the_options(tmp_path):
+    plain = vars(demo.settings([]))
+    assert (plain["shots"], plain["inner_steps"], plain["inner_rate"], plain["iterations"]) == (10, 1, 0.01, 12000)
+    options = {"shots": 5, "inner_steps": 3, "inner_rate": 0.5, "outer_rate": 1e-4, "meta_batch": 7, "iterations": 9,
+               "unseen": 11, "seed": 0, "activation": "tanh", "float": 64, "test_amplitude": [1, 2],
+               "test_phase": [-1, 9.5], "save": str(tmp_path / "a.npz")}
+    line = ["--first-order"]
+    for name, value in options.items():
+        line += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
+    assert vars(demo.settings(line)) == {**plain, **options, "first_order": True}
+    assert demo.settings(["--quick"]).iterations == 1200 and demo.settings(["--quick", "--paper"]).iterations == 7000
+    paper = demo.settings(["--paper", "--inner-rate", "0.01"])
+    assert (paper.inner_rate, paper.outer_rate, paper.clip, paper.decay) == (0.01, 1e-3, None, False)
+    assert demo.settings(["--tasks", "characters"]).inner_steps == 3 and demo.settings(["--best"]).unseen == 4000
+
+
+@about_the_project
+@pytest.mark.parametrize("line, words", (
+    ("--iterations 0", "--iterations: expected a whole number >= 1, got '0'"), ("--iterations 2.5", "got '2.5'"),
+    ("--iterations 9 --quick", "not allowed with"), ("--seed -1", "--seed: expected a whole number >= 0, got '-1'"),
+    ("--shots none", "--shots"), ("--unseen 0", "--unseen"), ("--inner-steps 0", "--inner-steps"),
+    ("--meta-batch 0", "--meta-batch"), ("--inner-rate 0", "--inner-rate: expected a number > 0, got '0'"),
+    ("--outer-rate inf", "got 'inf'"), ("--inner-rate nan", "got 'nan'"), ("--activation gelu", "--activation"),
+    ("--float 16", "--float"), ("--test-amplitude 2 1", "--test-amplitude: expected LOW <= HIGH, got 2.0 1.0"),
+    ("--test-phase 1", "--test-phase"), ("--test-phase 0 inf", "--test-phase: expected a finite number, got 'inf'"),
+    ("--save out", "--save: expected a name that ends in .npz"), ("--save no/folder/a.npz", "in a folder that exists"),
+    ("--plot a.jpg", "--plot: expected a name that ends in .png or .svg or .pdf"), ("--bogus", "--bogus"),
+    ("--paper --best", "not allowed with"), ("--tasks cars", "--tasks"), ("--iter 9", "--iter"),
+    ("--best --shots 5", "--shots has no meaning for best"),
+    ("--tasks characters --plot a.png", "--plot has no meaning for characters"),
+    ("--load a.npz --float 32", "--load trains nothing, so --float has no meaning"),
+    ("--load a.npz --quick", "so --quick has no meaning")))
+def test_demo_refuses_bad_options_in_one_line(capsys, line, words):
+    with pytest.raises(SystemExit) as caught:
+        demo.main(line.split())
+    printed = capsys.readouterr()
+    assert caught.value.code == 2 and words in printed.err.splitlines()[-1] and not printed.out
+
+
+@about_the_project
+def test_demo_plots_where_matplotlib_is_and_says_how_to_get_it_where_it_is_not(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(demo.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
+        demo.main(["--plot", str(tmp_path / "a.png")])
+    assert "error: --plot needs matplotlib: python -m pip install matplotlib" in capsys.readouterr().err
+    monkeypatch.undo()
+    pytest.importorskip("matplotlib")
+    for end in "png", "svg", "pdf":
+        demo.main(["--iterations", "1", "--unseen", "4", "--plot", str(tmp_path / f"a.{end}")])
+        assert (tmp_path / f"a.{end}").stat().st_size > 5000
+
+
+@about_the_project
+def test_demo_runs_as_a_command_and_draws_in_ascii_where_unicode_cannot_be_shown():
+    line = [sys.executable, demo.__file__, "--quick", "--unseen", "20", "--meta-batch", "2"]
+    done = subprocess.run(line, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    printed = done.stdout.decode("ascii")
+    assert done.returncode == 0 and not done.stderr
+    assert re.search(r"^MAML +\d+\.\d\d ~ \d+\.\d\d ", printed, re.M) and "+- MAML, before ---" in printed
+    assert re.search(r"^\|[ .*O]{37}\| \|[ .*O]{37}\|$", printed, re.M)
+    refused = subprocess.run([*line[:2], "--load", "no.npz"], capture_output=True, text=True)
+    assert refused.returncode == 1 and refused.stderr == (
+        "demo.py: --load no.npz: expected a file that --save wrote, there is none\n")
 
 
 if __name__ == "__main__":
