@@ -84,8 +84,9 @@ class FewShot:
     def __init__(self, classes, ways=5, shots=1, queries=15):
         for name, count, least in ("ways", ways, 2), ("shots", shots, 1), ("queries", queries, 1):
             require(is_whole(count, least), name, f"a whole number >= {least}", count)
-        require(isinstance(classes, (list, tuple, np.ndarray)) and len(classes) >= ways,
-                "classes", f"a list of at least {ways} arrays, one for each class", classes)
+        require(isinstance(classes, (list, tuple)) or isinstance(classes, np.ndarray) and classes.ndim > 0,
+                "classes", "a list of arrays, one for each class", classes)
+        require(len(classes) >= ways, "len(classes)", f"at least {ways}, as many as ways", len(classes))
         classes = [as_array(f"classes[{i}]", examples) for i, examples in enumerate(classes)]
         d = classes[0].shape[-1] if classes[0].ndim == 2 else "features"
         for i, examples in enumerate(classes):
@@ -104,7 +105,7 @@ class FewShot:
         chosen = rng.permuted(deck, axis=1)[:, :self.ways, None]  # column w holds the classes with label w
         lots = rng.random((n_tasks, self.ways, self.counts.max()))  # each example draws a lot; the lowest are taken
         lots[np.arange(self.counts.max()) >= self.counts[chosen]] = 1  # no such example
-        order = np.argpartition(lots, (self.shots - 1, self.shots + self.queries - 1))
+        order = np.argpartition(lots, (self.shots - 1, self.shots + self.queries - 1))  # support, queries, the rest
         x = self.examples[self.starts[chosen] + order[..., :self.shots + self.queries]]  # (n_tasks, ways, n, features)
         return Tasks(*self._labelled(x[:, :, :self.shots]), *self._labelled(x[:, :, self.shots:]))
 
@@ -136,7 +137,7 @@ def characters(rng, n_classes, n_examples=20, grid=14):
         character = anywhere(partial(rng.uniform, -0.8, 0.8), 3, 4)
         attempts = character + 0.12 * anywhere(rng.normal, n_examples, 3, 4)
         turn, shift = np.exp(0.2j * rng.normal(size=(n_examples, 1))), 0.15 * anywhere(rng.normal, n_examples, 1)
-        ink = (attempts @ bezier).reshape(n_examples, 36) * turn + shift
+        ink = (attempts @ bezier).reshape(n_examples, -1) * turn + shift
         distance = abs(pixels - ink[:, None]).min(-1)                              # (n_examples, grid²)
         pen = rng.uniform(0.1, 0.16, (n_examples, 1))
         classes.append(np.exp(-(distance / pen)**2 / 2).astype(np.float32))

@@ -880,8 +880,8 @@ BAD = [
     (r"ways: expected a whole number >= 2, got 1", lambda: families.FewShot(numbered([9] * 5), 1)),
     (r"shots: expected a whole number >= 1, got 0", lambda: families.FewShot(numbered([9] * 5), shots=0)),
     (r"queries: .*, got 2.0", lambda: families.FewShot(numbered([9] * 5), queries=2.0)),
-    (r"classes: expected a list of at least 5 arrays, one for each class, got list",
-     lambda: families.FewShot(numbered([99] * 4))),
+    (r"len\(classes\): expected at least 5, as many as ways, got 4", lambda: families.FewShot(numbered([99] * 4))),
+    (r"classes: expected a list of arrays, one for each class, got float64", lambda: families.FewShot(np.array(3.0))),
     (r"classes: .*, got dict", lambda: families.FewShot(dict.fromkeys("abcde", X))),
     (r"classes\[3\]: expected at least 16 examples .*, got int64 of shape \(15, 2\)",
      lambda: families.FewShot(numbered([16, 16, 16, 15, 16]))),
@@ -923,7 +923,7 @@ def run_demo(capsys, *arguments):
 
 @about_the_project
 def test_demo_evaluates_each_number_of_steps_and_picks_the_best_rate():
-    model, family, rng = MLP((1, 4, 1)), families.Sinusoid(), np.random.default_rng(0)
+    model, family, rng = MLP((1, 4, 1)), families.Sinusoid(), np.random.default_rng(1)  # where 1 and 10 steps differ
     theta, tasks = model.init(rng), family.sample(rng, 120)  # more than one part of 100
     scores = demo.evaluate(model, theta, tasks, 0.01, MLP.loss)
     assert scores.shape == (4, 120)
@@ -949,7 +949,8 @@ def test_demo_table_gives_intervals_and_medians_where_single_tasks_wreck_the_mea
         lost = demo.rows("lost", np.array([[1.0, 2.0, 3.0], [1.0, 2.0, 101.0], [1.0, np.nan, np.inf], [1.0, 2.0, 3e9]]))
     assert [row[0] for row in lost] == ["lost", "  median (diverged)"]
     assert lost[0][2] == "34.67 ± 53.08" and lost[0][3:] == ("diverged", "diverged")
-    assert lost[1][1:] == ("2.00 (0)", "2.00 (1)", "inf (2)", "2.00 (1)")
+    assert lost[1][1:] == ("2.00 (0)", "2.00 (1)", "diverged (2)", "2.00 (1)")
+    assert demo.rows("fine", np.array([[1.0, 101.0]]), 3, 200) == [("fine", "51.000 ± 69.296")]
     lines = demo.table(fine, lost)
     assert lines[0].split() == ["after", "gradient", "steps", "0", "1", "5", "10"] and set(map(len, lines)) == {80}
 
@@ -994,8 +995,8 @@ def test_demo_shows_a_bar_where_the_output_is_a_terminal(monkeypatch):
     progress = demo.Progress("MAML", 4)
     progress(2, "note"), progress(4, "note")
     first, last = terminal.getvalue().split("\r")[1:]
-    assert re.match(rf"MAML {{19}}\[{'#' * 8} {{7}}\]  50%  note +0 s left$", first)
-    assert re.match(rf"MAML {{19}}\[{'#' * 15}\] 100%  note +0 s left\n$", last)
+    assert re.match(rf"MAML {{23}}\[{'#' * 8} {{7}}\]  50%  note +0 s left$", first)
+    assert re.match(rf"MAML {{23}}\[{'#' * 15}\] 100%  note +0 s left\n$", last)
 
 
 def trainer_of(*arguments, model=MLP((1, 4, 1))):
@@ -1017,7 +1018,51 @@ def test_demo_trains_with_the_settings_and_on_the_same_tasks_for_every_method():
 
 
 @about_the_project
-@pytest.mark.parametrize("stop, words", ((KeyboardInterrupt(), "stopped, going on"), (None, "stopped by iteration 2")))
+@pytest.mark.parametrize("first_order", (False, True))
+def test_demo_learns_each_method_by_its_own_gradient(first_order):
+    """Methods that do not tell support from query see all 20 examples of a task, the others 10 and 10."""
+    calls, start, family = {}, np.zeros(13), families.Sinusoid()
+
+    class Recorder:
+        chosen = demo.settings(["--inner-steps", "2", "--inner-rate", "0.5"] + ["--first-order"] * first_order)
+
+        def __call__(self, name, start, sample, alpha, steps, gradient=meta_gradient):
+            calls[name] = sample(np.random.default_rng(0), 3).x_query.shape[1], alpha, steps, gradient
+            return name, alpha
+
+    learned = demo.learn(Recorder(), start, family, "label ", reptile=True)
+    sgd = "first-order Meta-SGD" if first_order else "Meta-SGD"
+    assert [name for name, (_, alpha) in learned.items() if alpha is None] == [
+        "random initialisation", "joint training", "Reptile"]
+    assert [key[6:] for key in calls] == [name for name in learned if name != "random initialisation"]
+    assert ("MAML" in learned) != first_order and all(learned[key[6:]][0] == key for key in calls)
+    assert calls["label joint training"] == (20, 0.5, 0, meta_gradient)
+    assert calls["label Reptile"] == (20, 0.5, 5, reptile_gradient)
+    for name, keywords in (("first-order MAML", dict(first_order=True)), ("MAML", {}),
+                           (sgd, dict(wrt_alpha=True, **({"first_order": True} if first_order else {})))):
+        if name in learned:
+            examples, alpha, steps, gradient = calls["label " + name]
+            assert (examples, steps, np.unique(alpha)) == (10, 2, 0.5)
+            assert np.shape(alpha) == ((13,) if name == sgd else ())
+            assert getattr(gradient, "keywords", {}) == keywords
+            assert getattr(gradient, "func", gradient) is meta_gradient
+
+
+@about_the_project
+def test_demo_tests_on_the_ranges_chosen_and_says_what_the_mean_wave_errs_by(capsys):
+    options = "--iterations 1 --unseen 40 --test-amplitude 2 2.5 --test-phase 1 1.5 --first-order".split()
+    tasks, waves, others = demo.unseen_waves(demo.settings(options), 10)
+    assert 2 <= waves.amplitude.min() and waves.amplitude.max() <= 2.5 and len(others.x_query) == demo.OTHERS
+    assert 1 <= waves.phase.min() and waves.phase.max() <= 1.5 and tasks.x_query.shape == (40, 100, 1)
+    printed = run_demo(capsys, *options)
+    error = np.mean((tasks.y_query + 5.1 / np.pi * np.cos(tasks.x_query))**2)
+    assert re.search(rf"^mean of all waves +{error:.2f} ", printed, re.M) and "points first-order MAML errs" in printed
+
+
+@about_the_project
+@pytest.mark.parametrize("stop, words", (
+    (KeyboardInterrupt(), "stopped after 2 iterations; going on"),
+    (None, "stopped after 2 iterations by iteration 2: meta-loss nan")))
 def test_demo_goes_on_with_what_it_has_learnt_when_interrupted_or_diverging(capsys, stop, words):
     def sample(rng, n):
         tasks = families.Sinusoid().sample(rng, n)
@@ -1033,15 +1078,15 @@ def test_demo_goes_on_with_what_it_has_learnt_when_interrupted_or_diverging(caps
                lr=maml.cosine_decay(3e-3, 10), callback=lambda *args: path.append(args[2]))
     assert np.array_equal(theta, path[-1])
     printed = " ".join(capsys.readouterr().out.split())
-    assert f"MAML: {words}" in printed and printed.endswith("going on with what has been learnt so far")
+    assert f"MAML: {words}" in printed and printed.endswith("going on with what it has learnt by then")
 
 
 @about_the_project
 def test_demo_saves_whole_or_not_at_all_and_loads_what_it_saved(tmp_path, monkeypatch):
     file, model, rng = str(tmp_path / "kept.npz"), MLP((1, 4, 1)), np.random.default_rng(0)
     learned = {"MAML": (model.init(rng, dtype=np.float32), 0.01), "Meta-SGD": (model.init(rng), rng.random((2, 13)))}
-    demo.save(file, model, "relu", learned)
-    loaded = demo.load(file, model, "relu")
+    demo.save(file, learned, "this")
+    loaded = demo.load(file, model, "this")
     assert list(loaded) == list(learned)
     for name in learned:
         for found, kept in zip(loaded[name], learned[name]):
@@ -1049,43 +1094,47 @@ def test_demo_saves_whole_or_not_at_all_and_loads_what_it_saved(tmp_path, monkey
     whole = Path(file).read_bytes()
     monkeypatch.setattr(np, "savez", lambda stream, **arrays: stream.write(b"half") and 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        demo.save(file, model, "relu", {})
+        demo.save(file, {}, "this")
     assert Path(file).read_bytes() == whole and os.listdir(tmp_path) == ["kept.npz"]
 
 
 @about_the_project
 @pytest.mark.parametrize("change, message", (
-    (dict(sizes=(1, 5, 1)), r"expected the network \(1, 4, 1\) relu, got \(1, 5, 1\) relu"),
-    (dict(activation="tanh"), r"expected the network .* got \(1, 4, 1\) tanh"),
+    (dict(made_for="that"), "expected what --save wrote for this, got it for that"),
     ({"MAML theta": np.zeros(12)}, r"theta: expected float32 or float64 of shape \(..., 13\)"),
     ({"MAML theta": np.zeros((2, 13))}, "MAML theta: expected one vector of finite numbers"),
     ({"MAML theta": np.full(13, np.nan)}, "MAML theta: expected one vector of finite numbers"),
     ({"MAML alpha": np.zeros(12)}, r"alpha: expected .* got float64 of shape \(12,\)"),
     ({"MAML alpha": np.array("a")}, "alpha: expected"), ({"MAML alpha": np.array(None)}, "Object arrays"),
-    (dict(sizes=None), "'sizes is not|'?sizes")))
+    ({"MAML theta": np.zeros(13, complex)}, "MAML theta: expected one vector of finite numbers"),
+    (dict(made_for=None), "expected what --save wrote, which has 'made_for"),
+    ({"MAML alpha": None}, "expected what --save wrote, which has 'MAML alpha")))
 def test_demo_refuses_a_file_that_does_not_fit(tmp_path, change, message):
     file = str(tmp_path / "other.npz")
-    arrays = {"sizes": (1, 4, 1), "activation": "relu", "MAML theta": np.zeros(13), "MAML alpha": np.array(0.1)}
+    arrays = {"made_for": "this", "MAML theta": np.zeros(13), "MAML alpha": np.array(0.1)}
     arrays.update(change)
     np.savez(file, **{name: a for name, a in arrays.items() if a is not None})
     with pytest.raises(demo.Stop, match=rf"^--load {re.escape(file)}: .*{message}") as caught:
-        demo.load(file, MLP((1, 4, 1)), "relu")
+        demo.load(file, MLP((1, 4, 1)), "this")
     assert "\n" not in str(caught.value)
 
 
 @about_the_project
 def test_demo_refuses_a_file_that_is_none(tmp_path):
     file = tmp_path / "kept.npz"
-    demo.save(str(file), MLP((1, 4, 1)), "relu", {"MAML": (np.zeros(13), 0.1)})
+    demo.save(str(file), {"MAML": (np.zeros(13), 0.1)}, "sinusoids, network 1-4-1 relu")
     whole = file.read_bytes()
     with pytest.raises(demo.Stop, match="expected Reptile, got only MAML"):
         trainer_of("--load", str(file))("Reptile", None, None, 0.1, 1)
     for content in b"", b"text", whole[:200], whole[:-30], whole[:300] + b"?" + whole[301:]:
         file.write_bytes(content)
         with pytest.raises(demo.Stop, match="^--load "):
-            demo.load(str(file), MLP((1, 4, 1)), "relu")
-    with pytest.raises(demo.Stop, match="there is none"):
-        demo.load(str(tmp_path / "none.npz"), MLP((1, 4, 1)), "relu")
+            trainer_of("--load", str(file))
+    with pytest.raises(demo.Stop, match="expected a .npz file that --save wrote"):
+        trainer_of("--load", str(tmp_path / "none.npz"))
+    demo.save(str(file), {"MAML": (np.zeros(13), 0.1)}, "paper, network 1-4-1 relu")
+    with pytest.raises(demo.Stop, match="for sinusoids, network 1-4-1 relu, got it for paper, network 1-4-1 relu"):
+        trainer_of("--load", str(file))
 
 
 @about_the_project
@@ -1108,13 +1157,18 @@ def test_demo_runs_and_tells_the_whole_story(capsys, tmp_path):
 
 
 @about_the_project
-def test_demo_runs_in_every_mode(capsys, monkeypatch):
+def test_demo_runs_in_every_mode(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr(demo, "OTHERS", 3)
     tiny = ("--iterations", "2", "--unseen", "4")
     printed = run_demo(capsys, "--paper", *tiny)
     assert [int(n) for n in re.findall(r"unseen tasks, (\d+) points", printed)] == [5, 10, 20]
     assert re.search(r"^MAML, Table 2 +0.67 +0.38 +0.35$", printed, re.M)
     assert len(re.findall("^joint training .*±", printed, re.M)) == len(re.findall("^MAML .*±", printed, re.M)) == 3
+    kept = str(tmp_path / "kept.npz")
+    run_demo(capsys, "--paper", "--iterations", "1", "--unseen", "4", "--save", kept)
+    assert np.abs(np.load(kept)["MAML theta"]).max() < 0.0215  # weights cut off at 0.02, and one step of 0.001
+    assert "Table 2" not in run_demo(capsys, "--paper", *tiny, "--test-amplitude", "5", "10")
+    assert "Table 2" in run_demo(capsys, "--paper", *tiny, "--test-amplitude", "0.1", "5")
     printed = run_demo(capsys, "--best", *tiny)
     for row in "Meta-SGD, one step", "five learned steps":
         assert len(re.findall(f"^{row} .*±", printed, re.M)) == 2
@@ -1187,7 +1241,7 @@ def test_demo_runs_as_a_command_and_draws_in_ascii_where_unicode_cannot_be_shown
     assert re.search(r"^\|[ .*O]{37}\| \|[ .*O]{37}\|$", printed, re.M)
     refused = subprocess.run([*line[:2], "--load", "no.npz"], capture_output=True, text=True)
     assert refused.returncode == 1 and refused.stderr == (
-        "demo.py: --load no.npz: expected a file that --save wrote, there is none\n")
+        "demo.py: --load no.npz: expected a .npz file that --save wrote\n")
 
 
 if __name__ == "__main__":
