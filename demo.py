@@ -33,6 +33,7 @@ RATES = 0.001, 0.003, 0.01, 0.03, 0.1, 0.3  # what was not trained for one inner
 OTHERS = 200                               # tasks to choose that rate on
 REPTILE_STEPS = 5                          # with one inner step Reptile would be joint training
 WRECKED = 4                                # an error of so many squared amplitudes counts as diverged
+COLUMN = 13                                # width of a column of the tables
 
 # The settings of each mode. An option changes one, and is refused by a mode that has no such setting.
 COMMON = dict(
@@ -51,7 +52,7 @@ MODES = {
     "best": dict(COMMON, **TEST, iterations=15000, unseen=4000),
     "characters": dict(COMMON, shots=None, inner_steps=3, inner_rate=0.1, iterations=2000, float=32, first_order=False),
 }
-TRAINING = "iterations", "inner_steps", "inner_rate", "outer_rate", "meta_batch", "float"  # void with --load
+TRAINING = "iterations", "quick", "inner_steps", "inner_rate", "outer_rate", "meta_batch", "float"  # void with --load
 PUBLISHED = {  # mean squared errors in Table 2 of the paper and on the poster of Meta-Curvature (Park, Oliva 2019)
     5: [("joint training, Table 2", "", "2.41", "2.23", "2.19"), ("MAML, Table 2", "", "0.67", "0.38", "0.35"),
         ("MAML, poster", "", "0.69 ± 0.07"), ("Meta-SGD, poster", "", "0.48"), ("Meta-Curvature, poster", "", "0.41")],
@@ -232,17 +233,22 @@ def interval(scores):
     return scores.mean(-1), 1.96 * scores.std(-1) / np.sqrt(scores.shape[-1])
 
 
+def cell(write, digits, otherwise):
+    """Return write(digits), or with fewer digits if that is too wide for a column, or else what it is otherwise."""
+    texts = (write(d) for d in range(digits, -1, -1))
+    return next((text for text in texts if len(text) <= COLUMN and "n" not in text), otherwise)  # no inf or nan
+
+
 def rows(name, scores, digits=2, limit=4 * 5**2):
     """Return a row (name, cell, ...) for scores (columns, tasks), and one of medians if single tasks wreck its means.
 
     Tasks above the limit count as diverged.
     """
-    cells = [f"{mean:.{digits}f} ± {half:.{digits}f}" if mean + half < 10 * limit else "diverged"
+    cells = [cell(lambda d: f"{mean:.{d}f} ± {half:.{d}f}", digits, "diverged")
              for mean, half in zip(*interval(scores))]
     lost = (~(scores <= limit)).sum(-1)
     medians = np.median(np.where(np.isnan(scores), np.inf, scores), -1)
-    more = [f"{median:.{digits}f} ({n})" if median < 10 * limit else f"diverged ({n})"
-            for median, n in zip(medians, lost)]
+    more = [cell(lambda d: f"{median:.{d}f} ({n})", digits, f"diverged ({n})") for median, n in zip(medians, lost)]
     return [(name, *cells), ("  median (diverged)", *more)] if lost.any() else [(name, *cells)]
 
 
@@ -253,7 +259,7 @@ def all_rows(results, *how):
 def table(*parts):
     """Return lines of text for lists of rows."""
     head = [("after gradient steps", *STEPS)]
-    return [f"{name:24}" + "".join(f" {cell:>13}" for cell in cells) for name, *cells in sum(parts, head)]
+    return [f"{name:24}" + "".join(f" {text:>{COLUMN}}" for text in cells) for name, *cells in sum(parts, head)]
 
 
 # ------------------------------------------------------------------------------------------------ pictures
@@ -356,9 +362,9 @@ def sinusoids(trainer, chosen):
     maml, joint = (results[name][2][1].mean() for name in (trainer.maml, "joint training"))
     print("\n" + textwrap.fill(
         f"In words: after one step on {chosen.shots} points {trainer.maml} errs by {maml:.2f}, joint training on the "
-        f"same tasks by {joint:.2f}. Before it adapts, no model can beat the mean of all waves, which errs by "
-        f"{mean_wave.mean():.2f} here and by 3.006 over all of the paper's tasks. Joint training learns that mean; "
-        "MAML looks for a model that few steps turn into the wave at hand.", 79))
+        f"same tasks by {joint:.2f}. Before it adapts, a model can at best be the mean of the waves it learned from, "
+        f"which errs by {mean_wave.mean():.2f} here and by 3.006 over all of the paper's tasks. Joint training learns "
+        "that mean; MAML looks for a model that few steps turn into the wave at hand.", 79))
     show(trainer, results, tasks, waves)
 
 
@@ -513,14 +519,15 @@ def settings(arguments):
     for name in given:
         if name not in MODES[mode]:
             command.error(f"--{name.replace('_', '-')} has no meaning for {mode}")
-        if "load" in given and (name in TRAINING or quick):
-            command.error(f"--load trains nothing, so --{'quick' if quick else name.replace('_', '-')} has no meaning")
+    void = [name for name in [*given, *["quick"] * quick] if name in TRAINING]
+    if "load" in given and void:
+        command.error(f"--load trains nothing, so --{void[0].replace('_', '-')} has no meaning")
     chosen = SimpleNamespace(mode=mode, **{**MODES[mode], **given})
     chosen.iterations //= 10 if quick else 1
     for name in "amplitude", "phase":
-        pair = given.get(f"test_{name}", [0, 0])
-        if pair[0] > pair[1]:
-            command.error(f"argument --test-{name}: expected LOW <= HIGH, got {pair[0]} {pair[1]}")
+        low, high = given.get(f"test_{name}", (0, 0))
+        if low > high:
+            command.error(f"argument --test-{name}: expected LOW <= HIGH, got {low} {high}")
     if given.get("plot") and importlib.util.find_spec("matplotlib") is None:
         command.error("--plot needs matplotlib: python -m pip install matplotlib")
     return chosen
