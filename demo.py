@@ -252,10 +252,6 @@ def rows(name, scores, digits=2, limit=4 * 5**2):
     return [(name, *cells), ("  median (diverged)", *more)] if lost.any() else [(name, *cells)]
 
 
-def all_rows(results, *how):
-    return [rows(name, scores, *how) for name, (theta, alpha, scores) in results.items()]
-
-
 def table(*parts):
     """Return lines of text for lists of rows."""
     head = [("after gradient steps", *STEPS)]
@@ -344,8 +340,11 @@ def published(chosen, shots):
     return PUBLISHED[shots] if all(list(getattr(chosen, name)) == list(TEST[name]) for name in TEST) else []
 
 
-def heading(chosen, shots):
-    return f"\nMean squared error on {chosen.unseen} unseen tasks, {shots} points each, ± 95 % interval\n"
+def report(chosen, shots, scores, published=(), digits=2):
+    """Print the table of scores, name -> errors (len(STEPS), tasks), and of published rows."""
+    limit = WRECKED * max(map(abs, chosen.test_amplitude))**2
+    print(f"\nMean squared error on {chosen.unseen} unseen tasks, {shots} points each, ± 95 % interval\n",
+          *table(*(rows(name, errors, digits, limit) for name, errors in scores.items()), list(published)), sep="\n")
 
 
 def sinusoids(trainer, chosen):
@@ -353,17 +352,16 @@ def sinusoids(trainer, chosen):
     learned = learn(trainer, trainer.start(), Sinusoid(chosen.shots, chosen.shots), reptile=True)
     tasks, waves, others = unseen_waves(chosen, chosen.shots)
     results = compare(trainer.model, learned, tasks, MLP.loss, others)
-    limit = WRECKED * max(map(abs, chosen.test_amplitude))**2
-    # −(5.1/π) cos x is the mean of all of the paper's waves.
-    mean_wave = (tasks.y_query + 5.1 / np.pi * np.cos(tasks.x_query))**2
-    frame = [rows(name, np.tile(errors.mean((1, 2)), (len(STEPS), 1)), 2, limit) for name, errors in (
-        ("mean of all waves", mean_wave), ("oracle, knows the wave", (tasks.y_query - waves(tasks.x_query))**2))]
-    print(heading(chosen, chosen.shots), *table(*all_rows(results, 2, limit), *frame), sep="\n")
-    maml, joint = (results[name][2][1].mean() for name in (trainer.maml, "joint training"))
+    mean_wave = -5.1 / np.pi * np.cos(tasks.x_query)  # of all of the paper's waves
+    scores = {name: errors for name, (theta, alpha, errors) in results.items()}
+    for name, y in ("mean of all waves", mean_wave), ("oracle, knows the wave", waves(tasks.x_query)):
+        scores[name] = np.tile(((y - tasks.y_query)**2).mean((1, 2)), (len(STEPS), 1))
+    report(chosen, chosen.shots, scores)
+    maml, joint, mean = (scores[name][1].mean() for name in (trainer.maml, "joint training", "mean of all waves"))
     print("\n" + textwrap.fill(
         f"In words: after one step on {chosen.shots} points {trainer.maml} errs by {maml:.2f}, joint training on the "
         f"same tasks by {joint:.2f}. Before it adapts, a model can at best be the mean of the waves it learned from, "
-        f"which errs by {mean_wave.mean():.2f} here and by 3.006 over all of the paper's tasks. Joint training learns "
+        f"which errs by {mean:.2f} here and by 3.006 over all of the paper's tasks. Joint training learns "
         "that mean; MAML looks for a model that few steps turn into the wave at hand.", 79))
     show(trainer, results, tasks, waves)
 
@@ -380,8 +378,7 @@ def paper(trainer, chosen):
     for shots in PUBLISHED:
         tasks, waves, others = unseen_waves(chosen, shots)
         results = compare(trainer.model, learned, tasks, MLP.loss, others)
-        limit = WRECKED * max(map(abs, chosen.test_amplitude))**2
-        print(heading(chosen, shots), *table(*all_rows(results, 2, limit), published(chosen, shots)), sep="\n")
+        report(chosen, shots, {name: r[2] for name, r in results.items()}, published(chosen, shots))
         if shots == 10:
             show(trainer, results, tasks, waves)
 
@@ -399,8 +396,7 @@ def best(trainer, chosen):
     learned = {name: trainer(name, *how) for name, how in runs.items()}
     for shots in 5, 10:
         results = compare(trainer.model, learned, unseen_waves(chosen, shots)[0], MLP.loss)
-        limit = WRECKED * max(map(abs, chosen.test_amplitude))**2
-        print(heading(chosen, shots), *table(*all_rows(results, 3, limit), published(chosen, shots)), sep="\n")
+        report(chosen, shots, {name: r[2] for name, r in results.items()}, published(chosen, shots), digits=3)
 
 
 def nearest(tasks):
@@ -422,7 +418,8 @@ def handwriting(trainer, chosen):
         results = compare(trainer.model, learned, tasks, accuracy, others)
         by_pixels = np.tile(100 * (nearest(tasks) == tasks.y_query).mean(-1), (len(STEPS), 1))
         print(f"\nPer cent right on {chosen.unseen} tasks of 5 unseen characters, {shots} of each given, ± 95 %\n")
-        print(*table(*all_rows(results), rows("nearest by pixels", by_pixels)), sep="\n")
+        scores = {**{name: r[2] for name, r in results.items()}, "nearest by pixels": by_pixels}
+        print(*table(*(rows(*row) for row in scores.items())), sep="\n")
         print("\n" + textwrap.fill(
             "In words: each task deals its labels anew, so no model can tell them without its examples, and what joint "
             f"training learns stays at chance, 20 %, until it adapts. After 5 steps {trainer.maml} is right in "
