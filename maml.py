@@ -61,7 +61,6 @@ In the code θ, x, y, v and all that follows from them may have further axes in 
 """
 import math
 import re
-from contextlib import contextmanager
 
 import numpy as np
 
@@ -122,9 +121,10 @@ class MLP:
         require(loss in tuple(LOSSES), "loss", " or ".join(LOSSES), loss)
         require(loss != "cross_entropy" or sizes[-1] > 1, "sizes", "two or more outputs for cross_entropy", sizes)
         self.sizes, self._activation, self._loss = tuple(map(int, sizes)), ACTIVATIONS[activation], LOSSES[loss]
-        self._shapes = [(d_in + 1, d_out) for d_in, d_out in zip(self.sizes, self.sizes[1:])]
-        self._ends = np.cumsum([0] + [rows * columns for rows, columns in self._shapes]).tolist()
-        self.n_params = self._ends[-1]
+        shapes = [(d_in + 1, d_out) for d_in, d_out in zip(self.sizes, self.sizes[1:])]
+        ends = np.cumsum([0] + [rows * columns for rows, columns in shapes]).tolist()
+        self._layers = [(slice(start, end), shape) for start, end, shape in zip(ends, ends[1:], shapes)]
+        self.n_params = ends[-1]
 
     def init(self, rng, std=None, dtype=np.float64):
         """Return random parameters (P,): biases 0, weights normal with standard deviation std.
@@ -169,8 +169,7 @@ class MLP:
 
     def _matrices(self, theta):
         """Return [M_0, ..., M_last], views of theta (..., P)."""
-        return [theta[..., start:end].reshape(theta.shape[:-1] + shape)
-                for start, end, shape in zip(self._ends, self._ends[1:], self._shapes)]
+        return [theta[..., part].reshape(theta.shape[:-1] + shape) for part, shape in self._layers]
 
     def _forward(self, M, x):
         """Equation (7): return f, [A_0, ..., A_last], and [(σ′(z_l), σ″(z_l)), ...] for l < last."""
@@ -189,14 +188,15 @@ class MLP:
         grad_M = self._matrices(grad)  # views: filling them fills grad
         for l in range(last, 0, -1):
             np.matmul(transpose(A[l]), delta[l], out=grad_M[l])  # (10)
-            e[l] = times(delta[l], transpose(weights(M[l])))  # (11)
+            e[l] = times_transpose(delta[l], weights(M[l]))  # (11)
             delta[l - 1] = e[l] * derivatives[l - 1][0]
         np.matmul(transpose(A[0]), delta[0], out=grad_M[0])
         return grad, delta, e
 
     def _hvp(self, v, M, A, derivatives, delta, e, R_delta_last):
         """Equations (7R) to (11R): return H v (..., P), the derivative of the two passes above line by line."""
-        require(fit(v.shape[:-1], delta[-1].shape[:-2]), "v", f"leading axes that fit {delta[-1].shape[:-2]}", v)
+        axes = delta[-1].shape[:-2]
+        require(fit(v.shape[:-1], axes), "v", "leading axes that fit {}", v, axes)
         N, last = self._matrices(v), len(M) - 1
         RA, Rz = [None], [times(A[0], N[0])]  # (7R); R{A_0} is 0
         for l in range(1, last + 1):
@@ -208,7 +208,7 @@ class MLP:
         for l in range(last, 0, -1):
             # (10R) as one product: its two terms are the upper and the lower half of a sum over 2n examples.
             np.matmul(transpose(stack(RA[l], A[l])), stack(delta[l], Rdelta), out=Hv_M[l])
-            Re = times(Rdelta, transpose(weights(M[l]))) + times(delta[l], transpose(weights(N[l])))  # (11R)
+            Re = times_transpose(Rdelta, weights(M[l])) + times_transpose(delta[l], weights(N[l]))  # (11R)
             slope, curvature = derivatives[l - 1]
             Rdelta = Re * slope if curvature is None else Re * slope + e[l] * curvature * Rz[l - 1]
         np.matmul(transpose(A[0]), Rdelta, out=Hv_M[0])
@@ -218,25 +218,26 @@ class MLP:
         """Return theta or v as an array (..., P)."""
         vector = as_array(name, vector)
         require(vector.dtype.char in "fdFD" and vector.shape[-1:] == (self.n_params,),
-                name, f"float32 or float64 of shape (..., {self.n_params})", vector)
+                name, "float32 or float64 of shape (..., {})", vector, self.n_params)
         return vector
 
     def _check(self, theta, x, y=None):
         """Return the arguments as arrays that fit the model and each other, x and y in theta's precision."""
         theta, x, (d_in, *_, d_out) = self._check_vector("theta", theta), as_array("x", x), self.sizes
         require(x.dtype.kind in "iuf" and x.ndim > 1 and x.shape[-1] == d_in and x.size,
-                "x", f"real numbers of shape (..., n, {d_in}), no axis empty", x)
-        require(fit(x.shape[:-2], theta.shape[:-1]), "x", f"leading axes that fit theta's {theta.shape[:-1]}", x)
+                "x", "real numbers of shape (..., n, {}), no axis empty", x, d_in)
+        axes = theta.shape[:-1]
+        require(fit(x.shape[:-2], axes), "x", "leading axes that fit theta's {}", x, axes)
         x = x.astype(theta.real.dtype, copy=False)
         if y is None:
             return theta, x
         y, rows = as_array("y", y), x.shape[:-1]
         if self._loss is cross_entropy:
             require(y.dtype.kind in "iu" and y.shape == rows and y.min() >= 0 and y.max() < d_out,
-                    "y", f"integer labels from 0 to {d_out - 1} of shape {rows}, as x has it", y)
+                    "y", "integer labels from 0 to {} of shape {}, as x has it", y, d_out - 1, rows)
             return theta, x, y
         require(y.dtype.kind in "iuf" and y.shape == rows + (d_out,),
-                "y", f"real numbers of shape {rows + (d_out,)}, as x has it", y)
+                "y", "real numbers of shape {}, as x has it", y, rows + (d_out,))
         return theta, x, y.astype(x.dtype, copy=False)
 
 
@@ -272,7 +273,8 @@ def meta_gradient(model, theta, tasks, alpha, steps=1, first_order=False, wrt_al
             theta_k = theta_k - row(rates, k) * grad  # (1)
             path.append((grad if wrt_alpha else None, None if first_order else hvp))
     with naming("query"):
-        loss, v, _ = model.linearize(theta_k, x_query, y_query)  # v_K, (tasks, P)
+        loss, v = model.linearize(theta_k, x_query, y_query)[:2]  # v_K, (tasks, P)
+    del theta_k  # the way back does not need it, and reuses its memory while that is in the cache
     grad_alpha = np.zeros(rates.shape, v.dtype) if wrt_alpha else None
     for k in reversed(range(steps)):
         grad, hvp = path.pop()
@@ -317,7 +319,7 @@ class Adam:
         theta = np.asarray(theta)
         require(theta.dtype.char in "fd", "theta", "float32 or float64", theta)
         grad = np.asarray(grad, theta.dtype)
-        require(grad.shape == theta.shape, "grad", f"theta's shape {theta.shape}", grad)
+        require(grad.shape == theta.shape, "grad", "theta's shape {}", grad, theta.shape)
         self.t += 1
         self.m = self.beta1 * self.m + (1 - self.beta1) * grad
         self.u = self.beta2 * self.u + (1 - self.beta2) * grad * grad
@@ -401,6 +403,12 @@ def times(a, B):
     return a * B if a.shape[-1] == 1 else a @ B
 
 
+def times_transpose(a, B):
+    """Return a @ Bᵀ. BLAS copies B to turn it; where that is most of the work, it is better to turn a: (B aᵀ)ᵀ."""
+    few, large = a.shape[-2] <= 32, a.shape[-2] * B.shape[-2] * B.shape[-1] > 100_000
+    return transpose(B @ np.ascontiguousarray(transpose(a))) if few and large else times(a, transpose(B))
+
+
 def row(rates, k):
     """Return the row of step k; steps past the last row share it."""
     return rates[min(k, len(rates) - 1)]
@@ -416,8 +424,8 @@ def global_norm(*arrays):
 # ------------------------------------------------------------------------------------------------ what comes in
 # Nothing below is needed to follow the derivation.
 
-def require(fits, name, expected, got):
-    """Raise a ValueError of one line if an argument does not fit."""
+def require(fits, name, expected, got, *values):
+    """Raise a ValueError of one line if an argument does not fit; the values go into the braces of `expected`."""
     if fits:
         return
     if isinstance(got, np.ndarray):
@@ -425,7 +433,7 @@ def require(fits, name, expected, got):
         found = f"{got.dtype} of shape {got.shape}{span}"
     else:
         found = repr(got) if len(repr(got)) < 80 and "\n" not in repr(got) else type(got).__name__
-    raise ValueError(f"{name}: expected {expected}, got {found}")
+    raise ValueError(f"{name}: expected {expected.format(*values)}, got {found}")
 
 
 def is_number(value):
@@ -456,7 +464,7 @@ def _check_inner(theta, alpha, steps):
     P, kind = theta.shape[-1], rates.dtype.kind
     fits = rates.shape in ((), (P,)) or rates.ndim == 2 and len(rates) > 0 and rates.shape[1] in (1, P)
     require(kind in "iufc" and fits and (abs(rates) <= np.finfo(theta.dtype).max).all(),
-            "alpha", f"a finite number or an array of them, of shape ({P},), (steps, {P}) or (steps, 1)", rates)
+            "alpha", "a finite number or an array of them, of shape ({0},), (steps, {0}) or (steps, 1)", rates, P)
     return theta, np.atleast_2d(rates).astype(rates.dtype if kind == "c" else theta.real.dtype)
 
 
@@ -467,20 +475,23 @@ def _check_tasks(theta, tasks):
     require(isinstance(tasks, (tuple, list)) and len(tasks) == 4, "tasks", "the four arrays " + ", ".join(names), tasks)
     tasks = [as_array(name, a) for name, a in zip(names, tasks)]
     for name, a in zip(names, tasks):
-        shape = "(tasks, n, d)" if name[0] == "x" else "(tasks, n, d_out) or (tasks, n)"
         require((a.ndim == 3 or a.ndim == 2 and name[0] == "y") and len(a) == len(tasks[0]) > 0,
-                name, f"shape {shape} and as many tasks as x_support, at least 1", a)
+                name, "shape {} and as many tasks as x_support, at least 1", a,
+                "(tasks, n, d)" if name[0] == "x" else "(tasks, n, d_out) or (tasks, n)")
     return tasks
 
 
-@contextmanager
-def naming(part):
+class naming:
     """Let an error about x or y say whether it is the support or the query set's."""
-    try:
-        yield
-    except ValueError as error:
-        error.args = (re.sub("^[xy](?=:)", rf"\g<0>_{part}", str(error)),)
-        raise
+    def __init__(self, part):
+        self.part = part
+
+    def __enter__(self):
+        pass
+
+    def __exit__(self, kind, error, trace):
+        if kind is ValueError:
+            error.args = (re.sub("^[xy](?=:)", rf"\g<0>_{self.part}", str(error)),)
 
 
 def _keep_memory_mapped():

@@ -414,6 +414,14 @@ def test_03_meta_gradient_agrees_with_central_differences():
     assert error(meta_gradient(model, theta, tasks, 0.1, 3)[1], slopes) < 1e-6
 
 
+def test_03_meta_gradient_of_wide_layers_along_a_direction():
+    """times_transpose multiplies wide layers in another way; they have too many parameters for a step along each."""
+    model, theta, tasks, rng = problem(((3, 160, 160, 2), "tanh", "mse"))
+    u = rng.standard_normal(theta.shape)
+    expected = objective(model, theta + 1j * STEP * u, tasks, 0.05, 2).imag / STEP
+    check(meta_gradient(model, theta, tasks, 0.05, 2)[1] @ u, expected)
+
+
 def test_03_taylor_remainder_falls_with_slope_2_along_the_exact_gradient_and_1_along_first_order():
     """J(θ + εd) − J(θ) − ε ∇J·d is O(ε²) for the gradient and O(ε) for anything else."""
     model, theta, tasks, rng = problem(SMALL)
