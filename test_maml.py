@@ -207,7 +207,7 @@ def meta_gallery(model, theta, tasks, alpha, K):
 # ------------------------------------------------------------------------------------------------ the exercise sheet
 
 EXERCISES = ("relu", "tanh", "mse", "cross_entropy", "_forward", "_backward", "_hvp", "adapt", "meta_gradient",
-             "reptile_gradient", "step")
+             "_through_steps", "reptile_gradient", "step")
 
 
 def skeleton(source):
@@ -414,12 +414,13 @@ def test_03_meta_gradient_agrees_with_central_differences():
     assert error(meta_gradient(model, theta, tasks, 0.1, 3)[1], slopes) < 1e-6
 
 
-def test_03_meta_gradient_of_wide_layers_along_a_direction():
-    """times_transpose multiplies wide layers in another way; they have too many parameters for a step along each."""
-    model, theta, tasks, rng = problem(((3, 160, 160, 2), "tanh", "mse"))
-    u = rng.standard_normal(theta.shape)
-    expected = objective(model, theta + 1j * STEP * u, tasks, 0.05, 2).imag / STEP
-    check(meta_gradient(model, theta, tasks, 0.05, 2)[1] @ u, expected)
+def test_03_05_meta_gradient_of_wide_layers_along_a_direction():
+    """Wide layers are multiplied in another way (times_transpose), and 11 such tasks go in two groups (shards)."""
+    model, theta, tasks, rng = problem(((3, 160, 160, 2), "tanh", "mse"), n_tasks=11)
+    alpha, d = rng.uniform(0.05, 0.15, (2, model.n_params)), rng.standard_normal((3, model.n_params))
+    expected = objective(model, theta + 1j * STEP * d[0], tasks, alpha + 1j * STEP * d[1:], 2).imag / STEP
+    _, grad, grad_alpha = meta_gradient(model, theta, tasks, alpha, 2, wrt_alpha=True)
+    check(grad @ d[0] + (grad_alpha * d[1:]).sum(), expected)
 
 
 def test_03_taylor_remainder_falls_with_slope_2_along_the_exact_gradient_and_1_along_first_order():
