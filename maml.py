@@ -475,7 +475,8 @@ def as_array(name, value):
 def _check_inner(theta, alpha, steps):
     """Return theta as an array, and alpha with one row a step, (1 or steps, 1 or P), in theta's precision."""
     theta, rates = as_array("theta", theta), as_array("alpha", alpha)
-    require(theta.dtype.char in "fdFD" and theta.ndim and theta.size, "theta", "float32 or float64 of shape (..., P)", theta)
+    require(theta.dtype.char in "fdFD" and theta.ndim * theta.size,
+            "theta", "float32 or float64 of shape (..., P)", theta)
     require(is_whole(steps, 0), "steps", "a whole number >= 0", steps)
     P, kind = theta.shape[-1], rates.dtype.kind
     fits = rates.shape in ((), (P,)) or rates.ndim == 2 and len(rates) > 0 and rates.shape[1] in (1, P)
