@@ -464,6 +464,12 @@ def test_04_a_batch_is_the_mean_of_its_tasks(K):
                 check(part, np.mean(parts, axis=0))
 
 
+def test_04_tasks_whose_parameters_exceed_the_cache_go_one_by_one():
+    model, theta, tasks, _ = problem(((2, 100_000), "relu", "mse"), n_tasks=2)
+    singles = [meta_gradient(model, theta, [a[i:i + 1] for a in tasks], 0.1)[1] for i in range(2)]
+    check(meta_gradient(model, theta, tasks, 0.1)[1], np.mean(singles, axis=0))
+
+
 @every_K
 def test_06_reptile_is_the_mean_way_to_theta_K(K):
     model, theta, tasks, _ = problem(SMALL)
@@ -840,6 +846,7 @@ BAD = [
     (r"y: expected integer labels .* \(4, 5, 1\)", lambda: C().loss(np.zeros(9), X, LABELS[..., None])),
     (r"theta: expected float32 or float64 of shape \(..., P\)", lambda: adapt(R(), 0.0, X, Y, 0.1)),
     (r"theta: .*, got int64", lambda: adapt(R(), np.zeros(13, "int64"), X, Y, 0.1, 0)),
+    (r"theta: .*, got float64 of shape \(0,\)", lambda: meta_gradient(R(), np.zeros(0), SETS, 0.1)),
     (r"theta: expected float32 or float64 of shape \(..., 13\)", lambda: meta_gradient(R(), np.zeros(12), SETS, 0.1)),
     (r"theta: expected one vector \(P,\)", lambda: meta_gradient(R(), np.zeros((4, 13)), SETS, 0.1)),
     (r"steps: expected a whole number >= 0, got 1.0", lambda: adapt(R(), T, X, Y, 0.1, 1.0)),
