@@ -38,7 +38,7 @@ def module_under_test():
     except (Exception, SystemExit) as error:
         raise pytest.Collector.CollectError(f"{GRADED} cannot be imported: {type(error).__name__}: {error}") from None
     names = ("MLP", "adapt", "meta_gradient", "reptile_gradient", "Adam", "cosine_decay", "meta_train",
-             "require", "is_number", "is_whole")  # the last three serve tasks.py
+             "require", "is_number", "is_whole", "as_array")  # the last four serve tasks.py
     missing = [name for name in names if not hasattr(module, name)]
     if missing:
         raise pytest.Collector.CollectError(f"{GRADED} lacks {', '.join(missing)}")
@@ -334,6 +334,7 @@ def test_07_to_11R_leading_axes_broadcast(spec):
             check(pick(loss), single[0])
             check(pick(grad), single[1], model)
             check(hvp(v)[i], single[2](v[i]), model)
+            check(pick(hvp(v[0])), single[2](v[0]), model)
 
 
 # ------------------------------------------------------------------------------------------------ the algorithm
@@ -415,7 +416,7 @@ def test_03_meta_gradient_agrees_with_central_differences():
 
 
 def test_03_05_meta_gradient_of_wide_layers_along_a_direction():
-    """Wide layers are multiplied in another way (times_transpose), and 11 such tasks go in two groups (shards)."""
+    """Wide layers are multiplied in another way (times_transpose), and 11 such tasks go in two groups."""
     model, theta, tasks, rng = problem(((3, 160, 160, 2), "tanh", "mse"), n_tasks=11)
     alpha, d = rng.uniform(0.05, 0.15, (2, model.n_params)), rng.standard_normal((3, model.n_params))
     expected = objective(model, theta + 1j * STEP * d[0], tasks, alpha + 1j * STEP * d[1:], 2).imag / STEP
@@ -846,6 +847,7 @@ BAD = [
     (r"y: expected integer labels .* \(4, 5, 1\)", lambda: C().loss(np.zeros(9), X, LABELS[..., None])),
     (r"theta: expected float32 or float64 of shape \(..., P\)", lambda: adapt(R(), 0.0, X, Y, 0.1)),
     (r"theta: .*, got int64", lambda: adapt(R(), np.zeros(13, "int64"), X, Y, 0.1, 0)),
+    (r"alpha: expected real numbers, got complex128", lambda: meta_train(R(), T, lambda: SETS, 0.1j)),
     (r"theta: .*, got float64 of shape \(0,\)", lambda: meta_gradient(R(), np.zeros(0), SETS, 0.1)),
     (r"theta: expected float32 or float64 of shape \(..., 13\)", lambda: meta_gradient(R(), np.zeros(12), SETS, 0.1)),
     (r"theta: expected one vector \(P,\)", lambda: meta_gradient(R(), np.zeros((4, 13)), SETS, 0.1)),
