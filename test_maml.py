@@ -206,8 +206,8 @@ def meta_gallery(model, theta, tasks, alpha, K):
 
 # ------------------------------------------------------------------------------------------------ the exercise sheet
 
-EXERCISES = ("relu", "tanh", "mse", "cross_entropy", "_forward", "_backward", "_hvp", "adapt", "meta_gradient",
-             "_through_steps", "reptile_gradient", "step")
+EXERCISES = ("relu", "tanh", "mse", "cross_entropy", "_forward", "_backward", "_hvp", "adapt", "_through_steps",
+             "reptile_gradient", "step")
 
 
 def skeleton(source):
