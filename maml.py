@@ -249,8 +249,7 @@ def adapt(model, theta, x, y, alpha, steps=1):
 
     theta (P,) or (tasks, P); x, y as model.linearize takes them; alpha a number, (P,), (steps, P) or (steps, 1), where
     steps past its last row reuse that row; unless complex, it is taken in theta's precision. With steps=0 the result
-    is a copy of theta.
-    Raises ValueError for arguments that do not fit.
+    is a copy of theta. Raises ValueError for arguments that do not fit.
     """
     theta, rates = _check_inner(theta, alpha, steps)
     theta = theta.copy()
@@ -277,7 +276,9 @@ def meta_gradient(model, theta, tasks, alpha, steps=1, first_order=False, wrt_al
 
 
 def _through_steps(model, theta, tasks, rates, steps, first_order, wrt_alpha):
-    """Equations (1) to (5): return L_q(θ_K), v_0 and, if wrt_alpha, −g_s(θ_k) ∘ v_{k+1}, as sums over the tasks."""
+    """Equations (1) to (5) for a group of tasks: return the sums over them of L_q(θ_K), of v_0, (P,), and of
+    −g_s(θ_k) ∘ v_{k+1}, in the shape of rates, (1 or steps, 1 or P); the last is 0 unless wrt_alpha.
+    """
     x_support, y_support, x_query, y_query = tasks
     theta_k, path = theta, []  # the path keeps only what the way back needs, for it grows with K
     with naming("support"):
