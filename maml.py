@@ -158,7 +158,7 @@ class MLP:
         """Return the loss (...,), its gradient (..., P), and the function hvp: v (..., P) -> H v (..., P).
 
         theta (..., P); x (..., n, d_in); y (..., n, d_out), or integer labels (..., n) for cross_entropy.
-        x and y are taken in theta's precision. hvp reuses the two passes made here, and costs about 1.5 times as much.
+        x and y are taken in theta's precision. hvp reuses the two passes made here; it costs about 1.5 times their time.
         """
         theta, x, y = self._check(theta, x, y)
         M = self._matrices(theta)
@@ -248,8 +248,8 @@ def adapt(model, theta, x, y, alpha, steps=1):
     """Equation (1): return θ_K (..., P), theta after `steps` gradient steps on the support set x, y.
 
     theta (P,) or (tasks, P); x, y as model.linearize takes them; alpha a number, (P,), (steps, P) or (steps, 1), where
-    steps past its last row reuse that row; unless complex, it is taken in theta's precision. With steps=0 the result
-    is a copy of theta. Raises ValueError for arguments that do not fit.
+    steps past its last row reuse that row; alpha is taken in theta's precision, unless it is complex. With steps=0 the
+    result is a copy of theta. Raises ValueError for arguments that do not fit.
     """
     theta, rates = _check_inner(theta, alpha, steps)
     theta = theta.copy()
@@ -280,7 +280,7 @@ def _through_steps(model, theta, tasks, rates, steps, first_order, wrt_alpha):
     −g_s(θ_k) ∘ v_{k+1}, in the shape of rates, (1 or steps, 1 or P); the last is 0 unless wrt_alpha.
     """
     x_support, y_support, x_query, y_query = tasks
-    theta_k, path = theta, []  # the path keeps only what the way back needs, for it grows with K
+    theta_k, path = theta, []  # its memory grows with K, so it keeps only what the way back needs
     with naming("support"):
         for k in range(steps):  # as adapt does, but keeping the way
             _, grad, hvp = model.linearize(theta_k, x_support, y_support)
@@ -302,7 +302,7 @@ def _through_steps(model, theta, tasks, rates, steps, first_order, wrt_alpha):
 def reptile_gradient(model, theta, tasks, alpha, steps=1):
     """Equation (6): return J (float) and Reptile's direction (P,), to be descended as if it were a gradient.
 
-    Arguments as in meta_gradient. With one step it is joint training on the support sets, times alpha, so take more.
+    Arguments as in meta_gradient. With one step it is the gradient of joint training on the support sets, times alpha.
     The query sets serve only to report J.
     """
     x_support, y_support, x_query, y_query = _check_tasks(_check_inner(theta, alpha, steps)[0], tasks)
