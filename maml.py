@@ -158,7 +158,7 @@ class MLP:
         """Return the loss (...,), its gradient (..., P), and the function hvp: v (..., P) -> H v (..., P).
 
         theta (..., P); x (..., n, d_in); y (..., n, d_out), or integer labels (..., n) for cross_entropy.
-        x and y are taken in theta's precision. hvp reuses the two passes made here; it costs about 1.5 times their time.
+        x and y are taken in theta's precision. hvp reuses the two passes made here, at 1.5 times their cost.
         """
         theta, x, y = self._check(theta, x, y)
         M = self._matrices(theta)
