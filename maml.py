@@ -448,7 +448,9 @@ def global_norm(*arrays):
 # Nothing below is needed to follow the derivation.
 
 def require(fits, name, expected, got, *values):
-    """Raise a ValueError of one line if an argument does not fit. Values, if any, fill the braces of `expected`."""
+    """Raise a ValueError of one line if an argument does not fit. Only then do values, if any, fill the braces of
+    `expected`, as formatting them each time would cost more than the checks.
+    """
     if fits:
         return
     if isinstance(got, np.ndarray):
