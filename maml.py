@@ -196,15 +196,15 @@ class MLP:
 
     def _hvp(self, v, M, A, derivatives, delta, e, R_delta_last):
         """Equations (7R) to (11R): return H v (..., P), the derivative of the two passes above line by line."""
-        axes, own = delta[-1].shape[:-2], v.shape[:-1]
-        require(fit(own, axes), "v", "leading axes that fit {}", v, axes)
+        axes = delta[-1].shape[:-2]
+        require(fit(v.shape[:-1], axes), "v", "leading axes that fit {}", v, axes)
         N, last = self._matrices(v), len(M) - 1
         RA, Rz = [None], [times(A[0], N[0])]  # (7R); R{A_0} is 0
         for l in range(1, last + 1):
             RA.append(append_column(derivatives[l - 1][0] * Rz[l - 1], 0))
             Rz.append(times(RA[l], M[l]) + times(A[l], N[l]))
         Rdelta = R_delta_last(Rz[last])  # (8R) or (9R)
-        Hv = np.empty((axes if own in (axes, ()) else np.broadcast_shapes(axes, own)) + (self.n_params,), Rdelta.dtype)
+        Hv = np.empty(np.broadcast_shapes(axes, v.shape[:-1]) + (self.n_params,), Rdelta.dtype)
         Hv_M = self._matrices(Hv)
         for l in range(last, 0, -1):
             # (10R) as one product: its two terms are the upper and the lower half of a sum over 2n examples.
