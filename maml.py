@@ -448,8 +448,8 @@ def global_norm(*arrays):
 # Nothing below is needed to follow the derivation.
 
 def require(fits, name, expected, got, *values):
-    """Raise a ValueError of one line if an argument does not fit. Only then do values, if any, fill the braces of
-    `expected`, as formatting them each time would cost more than the checks.
+    """Raise a ValueError of one line if an argument does not fit. Only then do values fill the braces of `expected`, as
+    formatting them each time would cost more than the checks.
     """
     if fits:
         return
@@ -458,7 +458,7 @@ def require(fits, name, expected, got, *values):
         found = f"{got.dtype} of shape {got.shape}{span}"
     else:
         found = repr(got) if len(repr(got)) < 80 and "\n" not in repr(got) else type(got).__name__
-    raise ValueError(f"{name}: expected {expected.format(*values) if values else expected}, got {found}")
+    raise ValueError(f"{name}: expected {expected.format(*values)}, got {found}")
 
 
 def is_number(value):

@@ -547,7 +547,10 @@ def grade(folder, source, *options):
 
 @about_the_project
 @pytest.mark.parametrize("source, words", (
-    ("1 +", "cannot be imported: SyntaxError"), ("from maml import *", "lacks MLP, adapt, meta_gradient, ")))
+    ("1 +", "cannot be imported: SyntaxError"), ("from maml import *", "lacks MLP, adapt, meta_gradient, "),
+    ("MLP = adapt = meta_gradient = reptile_gradient = Adam = cosine_decay = meta_train = 0; "
+     "require = is_number = is_whole = 0",
+     "lacks as_array")))
 def test_a_module_that_cannot_be_graded_gets_one_line(tmp_path, source, words):
     status, printed = grade(tmp_path, source)
     assert status == 2 and words in printed and len(printed.splitlines()) < 9  # 7 are pytest's frame
