@@ -1,404 +1,213 @@
 """Model-agnostic meta-learning (MAML) in plain NumPy, with its exact second-order meta-gradient.
 
+First comes the algorithm, for any model; then a model for it, a multilayer perceptron derived by
+hand; then the outer loop; and below a line that says so, what serves speed and guards the input.
+Each equation stands, under its number, in the docstring of the function that computes it.
+
+    θ  theta    all P parameters of the model in one vector: (P,), or (tasks, P) once adapted
+    K  steps    number of inner steps; θ_k is θ after k of them
+    α  alpha    inner rate; α_k is that of step k
+    L, g, H     loss, its gradient and its Hessian in θ; subscript s on a task's support set, the
+                examples to adapt on, subscript q on its query set, the examples to judge by
+    J           the meta-objective, which meta-learning minimises
+    v           a vector of P numbers that H multiplies
+    ∘           elementwise product
+
+Of a model the algorithm asks for model.linearize(theta, x, y) -> L (tasks,), g (tasks, P), hvp,
+where hvp maps v to H v, both (tasks, P). The first axis of x and y is the task; theta is (P,) for
+all tasks or (tasks, P). In the MLP any axes in front broadcast, and shapes give the last axes only.
+Outside the outer loop θ, α and v may be complex, hence each .real below: the imaginary part of
+J(θ + i h v) / h with h = 1e-30 is the derivative of J along v to rounding, which the tests use.
+
 Sources
-    MAML      Finn, Abbeel, Levine: Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks, 2017
-    Meta-SGD  Li, Zhou, Chen, Li: Meta-SGD: Learning to Learn Quickly for Few-Shot Learning, 2017
-    Reptile   Nichol, Achiam, Schulman: On First-Order Meta-Learning Algorithms, 2018
-    R{.}      Pearlmutter: Fast Exact Multiplication by the Hessian, 1994
-    Adam      Kingma, Ba: Adam: A Method for Stochastic Optimization, 2015
-
-The algorithm, for any model that offers linearize(theta, x, y) -> L, g, v ↦ H v
-    θ   theta    all P parameters of the model in one vector: (P,), or (tasks, P) once adapted to each task
-    α   alpha    inner rate: a number, or one for each parameter, or for each step, or both; α_k is step k's
-    K   steps    number of inner steps; θ_k are the parameters after k of them
-    L, g, H      loss, its gradient and its Hessian in θ; subscript s: on a task's support set, q: on its query set
-    J            the meta-objective
-    v_k          gradient of L_q(θ_K) with respect to θ_k
-    ∘            elementwise product
-
-    (1)  θ_0 = θ;  θ_{k+1} = θ_k − α_k ∘ g_s(θ_k)
-    (2)  J(θ) = mean over tasks of L_q(θ_K)
-    (3)  v_K = g_q(θ_K);  v_k = v_{k+1} − H_s(θ_k) (α_k ∘ v_{k+1})
-    (4)  ∂J/∂θ = mean over tasks of v_0
-    (5)  ∂J/∂α_k = −mean over tasks of g_s(θ_k) ∘ v_{k+1}, summed where several entries share one rate
-    (6)  Reptile's direction: θ − mean over tasks of θ_K
-
-    (3) is the chain rule, v_k = (∂θ_{k+1}/∂θ_k)ᵀ v_{k+1}, where (1) has ∂θ_{k+1}/∂θ_k = I − diag(α_k) H_s(θ_k).
-    So K inner steps need K products of a Hessian with a vector, and no Hessian is ever formed.
-
-The model, a multilayer perceptron of layers l = 0 .. last
-    x, y, f      n inputs (n, d_in), their targets (n, d_out) or labels (n,), and their outputs or logits (n, d_out)
-    a_l, z_l     input (n, d_l) and output (n, d_{l+1}) of layer l; d_0 = d_in, and the last z has d_out columns
-    A_l          [a_l 1], a_l with a column of ones, (n, d_l + 1)
-    W_l, M_l     weights (d_l, d_{l+1}), and the same with the bias as one more row, (d_l + 1, d_{l+1})
-    σ, σ′, σ″    activation of the layers before the last, and its derivatives
-    e_l, δ_l     ∂L/∂a_l and ∂L/∂z_l
-
-     (7)  a_0 = x;  z_l = A_l M_l;  a_{l+1} = σ(z_l) for l < last;  f = z_last
-     (8)  mse: L = mean of (f − y)² over examples and outputs;  δ_last = 2 (f − y) / (n d_out)
-     (9)  cross-entropy: p = softmax(f);  L = −mean of log p[y] over examples;  δ_last = (p − onehot(y)) / n
-    (10)  ∂L/∂M_l = A_lᵀ δ_l
-    (11)  e_l = δ_l W_lᵀ;  δ_{l−1} = e_l ∘ σ′(z_{l−1})  for l > 0
-
-The product H v, for any v (P,), by differentiating each of these lines
-    R{q}         derivative of a quantity q along v: d/dh q(θ + h v) at h = 0; so R{g} = H v
-    N_l, V_l     R{M_l} and R{W_l}: the numbers in v that stand where M_l and W_l stand in θ
-
-     (7R) R{a_0} = 0;  R{z_l} = R{A_l} M_l + A_l N_l;  R{a_{l+1}} = σ′(z_l) ∘ R{z_l} for l < last;
-          R{A_l} = [R{a_l} 0]
-     (8R) mse: R{δ_last} = 2 R{f} / (n d_out)
-     (9R) cross-entropy: R{δ_last} = p ∘ (R{f} − sum over classes of p ∘ R{f}) / n
-    (10R) R{∂L/∂M_l} = R{A_l}ᵀ δ_l + A_lᵀ R{δ_l}
-    (11R) R{e_l} = R{δ_l} W_lᵀ + δ_l V_lᵀ;
-          R{δ_{l−1}} = R{e_l} ∘ σ′(z_{l−1}) + e_l ∘ σ″(z_{l−1}) ∘ R{z_{l−1}}  for l > 0
-
-The outer optimizer
-    (12)  Adam, from m = u = 0, for t = 1, 2, ...: m ← β₁ m + (1 − β₁) ∇J;  u ← β₂ u + (1 − β₂) ∇J ∘ ∇J;
-          θ ← θ − lr · m / (1 − β₁ᵗ) / (√(u / (1 − β₂ᵗ)) + ε)
-
-In the code θ, x, y, v and all that follows from them may have further axes in front, such as tasks, which broadcast.
-θ, v and α may be complex everywhere but in meta_train: a complex step along them gives derivatives to rounding.
+    MAML       Finn, Abbeel, Levine 2017, arxiv.org/abs/1703.03400
+    Meta-SGD   Li, Zhou, Chen, Li 2017, arxiv.org/abs/1707.09835
+    Reptile    Nichol, Achiam, Schulman 2018, arxiv.org/abs/1803.02999
+    R{.}       Pearlmutter 1994, Fast exact multiplication by the Hessian
+    REINFORCE  Williams 1992, Simple statistical gradient-following algorithms
+    Adam       Kingma, Ba 2015, arxiv.org/abs/1412.6980
 """
 import math
-import re
 
 import numpy as np
 
 
-# ------------------------------------------------------------------------------------------------ activations
-# Each maps z to σ(z), σ′(z), σ″(z), all of z's shape.
+# ------------------------------------------------------------------------------------ the algorithm
+
+def adapt(model, theta, x, y, alpha, steps=1):
+    """Return θ_K (..., P), theta after `steps` gradient steps on the support set x, y.
+
+        (1)  θ_0 = θ;  θ_{k+1} = θ_k − α_k ∘ g_s(θ_k)
+
+    theta: (P,), shared by all tasks, or (tasks, P). x, y: as model.linearize takes them.
+    alpha: a number, (P,), (steps, P) or (steps, 1); steps past its last row reuse that row. It is
+    taken in theta's precision unless complex. Raises ValueError for arguments that do not fit.
+    """
+    theta, rates = check_inner(model, theta, alpha, steps)
+    theta_k = theta.copy()
+    for alpha_k in rates:
+        _, grad, _ = model.linearize(theta_k, x, y)
+        theta_k = theta_k - alpha_k * grad                                # (1)
+    return theta_k
+
+
+def meta_gradient(model, theta, tasks, alpha, steps=1, first_order=False, wrt_alpha=False):
+    """Return J (a number), ∂J/∂θ (P,) and, if wrt_alpha, ∂J/∂α in alpha's shape (else None).
+
+        (1)  θ_0 = θ;  θ_{k+1} = θ_k − α_k ∘ g_s(θ_k)
+        (2)  J(θ) = mean over tasks of L_q(θ_K)
+        (3)  v_K = g_q(θ_K);  v_k = v_{k+1} − H_s(θ_k) (α_k ∘ v_{k+1})
+        (4)  ∂J/∂θ = mean over tasks of v_0
+        (5)  ∂J/∂α_k = −mean over tasks of g_s(θ_k) ∘ v_{k+1}
+
+    v_k is ∂L_q(θ_K)/∂θ_k, and (3) the chain rule: by (1), ∂θ_{k+1}/∂θ_k is I − diag(α_k) H_s(θ_k).
+    H is symmetric, so the transpose is I − H_s(θ_k) diag(α_k), and v_k is that times v_{k+1}.
+    So K steps take K products of a Hessian with a vector, and no Hessian is ever formed.
+    Likewise (5), as (1) has ∂θ_{k+1}/∂α_k = −diag(g_s(θ_k)). Entries that share a rate are added.
+
+    theta: (P,). tasks: x_support, y_support, x_query, y_query, the first axis of each being the
+    task. alpha: as in adapt, but with no more rows than steps. With steps=0, ∂J/∂θ is the plain
+    gradient of the mean query loss (joint training). first_order=True leaves H out of (3), so
+    that every v_k is v_K. Raises ValueError for arguments that do not fit.
+    """
+    theta, rates = check_inner(model, theta, alpha, steps)
+    tasks = check_tasks(theta, tasks, alpha, steps)
+    J, grad_theta, grad_alpha = 0, 0, [0] * steps
+    for x_support, y_support, x_query, y_query in groups(tasks, theta):   # each fits the cache
+        theta_k = theta
+        path = []                                         # what (3) and (5) need of each step
+        for alpha_k in rates:
+            _, grad, hvp = model.linearize(theta_k, x_support, y_support)
+            theta_k = theta_k - alpha_k * grad                            # (1)
+            path.append((grad if wrt_alpha else None, None if first_order else hvp))
+        loss, v = model.linearize(theta_k, x_query, y_query)[:2]          # (2), and v_K of (3)
+        check_answer(loss, v, len(x_query), len(theta))
+        for k in reversed(range(steps)):
+            grad, hvp = path.pop()
+            if wrt_alpha:
+                grad_alpha[k] -= (grad * v).sum(0)                        # (5)
+            if not first_order:
+                v = v - hvp(rates[k] * v)                                 # (3)
+        J = J + loss.sum()
+        grad_theta = grad_theta + v.sum(0)                                # (4)
+        del v                                                # makes room for the next group's
+    n_tasks = len(tasks[0])
+    grad_alpha = sum_shared(grad_alpha, alpha, grad_theta.dtype) / n_tasks if wrt_alpha else None
+    return J.item() / n_tasks, grad_theta / n_tasks, grad_alpha
+
+
+def sum_shared(entries, alpha, dtype):
+    """Return (5) in alpha's shape, from its entries (P,) of each step: adds what shares a rate."""
+    rows = np.atleast_2d(alpha)
+    sums = np.zeros(rows.shape, dtype)
+    for k, entry in enumerate(entries):
+        sums[min(k, len(rows) - 1)] += entry if rows.shape[1] > 1 else entry.sum()
+    return sums.reshape(np.shape(alpha))
+
+
+def reptile_gradient(model, theta, tasks, alpha, steps=1):
+    """Return J (a number) and Reptile's direction (P,), to be descended as if it were a gradient.
+
+        (6)  θ − mean over tasks of θ_K
+
+    Arguments as in meta_gradient. With one step, (6) is alpha times the gradient of joint training
+    on the support sets. The query sets serve only to report J.
+    """
+    theta, _ = check_inner(model, theta, alpha, steps)
+    tasks = check_tasks(theta, tasks, alpha, steps)
+    J, direction = 0, 0
+    for x_support, y_support, x_query, y_query in groups(tasks, theta):
+        theta_K = adapt(model, theta, x_support, y_support, alpha, steps)
+        loss, grad = model.linearize(theta_K, x_query, y_query)[:2]
+        check_answer(loss, grad, len(x_query), len(theta))
+        J = J + loss.sum()
+        direction = direction + np.atleast_2d(theta - theta_K).sum(0)     # (6); 1-D if steps=0
+    n_tasks = len(tasks[0])
+    return J.item() / n_tasks, direction / n_tasks
+
+
+# -------------------------------------------------------------------------------------- activations
+# Each σ maps z to σ(z), σ′(z) and σ″(z), of z's shape; None if σ″ is 0 everywhere.
 
 def relu(z):
-    slope = (z.real > 0).astype(z.real.dtype)
-    return z * slope, slope, None  # None: σ″ is 0, and its term in (11R) vanishes
+    slope = (z.real > 0).astype(z.real.dtype)                             # σ′(0) = 0
+    return z * slope, slope, None
 
 
 def tanh(z):
     a = np.tanh(z)
     slope = 1 - a * a
-    return a, slope, -2 * a * slope
+    curvature = -2 * a * slope
+    return a, slope, curvature
 
 
-# ------------------------------------------------------------------------------------------------ losses
-# Each maps f (..., n, d_out) and y to L (...,), δ_last of f's shape, and the function R{f} -> R{δ_last}.
+# ------------------------------------------------------------------------------------------- losses
+# R{.} is the derivative of what stands in it along v: d/dh of it at θ + h v, at h = 0. R{g} is H v.
+# Each loss maps a model's n outputs f (..., n, d_out) and y to L (...,), δ = ∂L/∂f, of f's shape,
+# and the function R{f} -> R{δ}.
 
 def mse(f, y):
-    """Equations (8) and (8R): mean squared error against targets y (..., n, d_out)."""
-    residual, scale = f - y, 2 / (f.shape[-2] * f.shape[-1])
-    return scale / 2 * (residual * residual).sum((-2, -1)), scale * residual, lambda Rf: scale * Rf
+    """The mean squared error against targets y (..., n, d_out).
+
+        (8)   L = mean of (f − y)² over examples and outputs;  δ = 2 (f − y) / (n d_out)
+        (8R)  R{δ} = 2 R{f} / (n d_out)
+    """
+    error = f - y
+    scale = 2 / (f.shape[-2] * f.shape[-1])
+    loss = scale / 2 * (error * error).sum((-2, -1))
+    return loss, scale * error, lambda Rf: scale * Rf
 
 
 def cross_entropy(f, y):
-    """Equations (9) and (9R): cross-entropy of logits f against integer labels y (..., n)."""
-    n, onehot = f.shape[-2], y[..., None] == np.arange(f.shape[-1])
-    f = f - f.real.max(-1, keepdims=True)  # leaves p as it is and keeps exp from overflowing
+    """The cross-entropy of logits f against integer labels y (..., n).
+
+        (9)   p = softmax(f);  L = −mean of log p[y] over examples;  δ = (p − onehot(y)) / n
+        (9R)  R{δ} = p ∘ (R{f} − sum over classes of p ∘ R{f}) / n
+    """
+    n = f.shape[-2]
+    onehot = y[..., None] == np.arange(f.shape[-1])
+    f = f - f.real.max(-1, keepdims=True)     # leaves p as it is and keeps exp from overflowing
     p = np.exp(f)
     total = p.sum(-1, keepdims=True)
     p = p / total
-    loss = np.log(total[..., 0]) - np.where(onehot, f, 0).sum(-1)  # (..., n)
-    return loss.mean(-1), (p - onehot) / n, lambda Rf: p * (Rf - (p * Rf).sum(-1, keepdims=True)) / n
+    loss = np.log(total[..., 0]) - np.where(onehot, f, 0).sum(-1)         # −log p[y], (..., n)
+
+    def R_delta(Rf):
+        return p * (Rf - (p * Rf).sum(-1, keepdims=True)) / n
+
+    return loss.mean(-1), (p - onehot) / n, R_delta
+
+
+def policy(f, y):
+    """The REINFORCE loss of a Gaussian policy with mean f, for y = (action, advantage A).
+
+        (13)   L = mean over examples of A ‖f − action‖² / 2;  δ = A (f − action) / n
+        (13R)  R{δ} = A R{f} / n
+
+    y: (..., n, d_out + 1). A standard deviation other than 1 would divide L by its square.
+    The examples are held fixed: how θ changes which ones are seen is left out.
+    """
+    weight = y[..., -1:] / f.shape[-2]                                    # A / n, (..., n, 1)
+    error = f - y[..., :-1]
+    delta = weight * error
+    return (delta * error).sum((-2, -1)) / 2, delta, lambda Rf: weight * Rf
 
 
 ACTIVATIONS = {"relu": relu, "tanh": tanh}
-LOSSES = {"mse": mse, "cross_entropy": cross_entropy}
+LOSSES = {"mse": mse, "cross_entropy": cross_entropy, "policy": policy}
 
 
-# ------------------------------------------------------------------------------------------------ the model
-
-class MLP:
-    """A multilayer perceptron whose loss, gradient and Hessian-vector product are derived by hand.
-
-    sizes: numbers of inputs, hidden units, ..., outputs; (d_in, d_out) is a linear model.
-    activation: "relu" or "tanh", for the hidden layers. loss: "mse" or "cross_entropy".
-    Raises ValueError for anything else, and in every method for arguments of the wrong shape or kind.
-    """
-
-    def __init__(self, sizes, activation="relu", loss="mse"):
-        listed = isinstance(sizes, (tuple, list, np.ndarray))
-        require(listed and len(sizes) > 1 and all(is_whole(d, 1) for d in sizes),
-                "sizes", "two or more positive integers", sizes)
-        require(activation in tuple(ACTIVATIONS), "activation", " or ".join(ACTIVATIONS), activation)
-        require(loss in tuple(LOSSES), "loss", " or ".join(LOSSES), loss)
-        require(loss != "cross_entropy" or sizes[-1] > 1, "sizes", "two or more outputs for cross_entropy", sizes)
-        self.sizes, self._activation, self._loss = tuple(map(int, sizes)), ACTIVATIONS[activation], LOSSES[loss]
-        shapes = [(d_in + 1, d_out) for d_in, d_out in zip(self.sizes, self.sizes[1:])]
-        ends = np.cumsum([0] + [rows * columns for rows, columns in shapes]).tolist()
-        self._layers = [(slice(start, end), shape) for start, end, shape in zip(ends, ends[1:], shapes)]
-        self.n_params = ends[-1]
-
-    def init(self, rng, std=None, dtype=np.float64):
-        """Return random parameters (P,): biases 0, weights normal with standard deviation std.
-
-        std=None scales each layer by its number of inputs, √(2/d_in) for relu (He et al. 2015) and √(1/d_in) for tanh.
-        """
-        require(isinstance(rng, np.random.Generator), "rng", "a numpy.random.Generator", rng)
-        require(std is None or is_number(std) and 0 <= std < math.inf, "std", "a finite number >= 0 or None", std)
-        named = getattr(dtype, "__name__", str(dtype)) in ("float32", "float64", "float")
-        require(named, "dtype", "float32 or float64", dtype)
-        theta, gain = np.zeros(self.n_params, dtype), 2 if self._activation is relu else 1
-        for W, _ in self.unpack(theta):  # views: this fills theta
-            W[...] = rng.standard_normal(W.shape) * (math.sqrt(gain / len(W)) if std is None else std)
-        return theta
-
-    def unpack(self, theta):
-        """Return [(W, b), ...], views of theta (..., P): W (..., d_in, d_out), b (..., 1, d_out)."""
-        return [(weights(M), M[..., -1:, :]) for M in self._matrices(self._check_vector("theta", theta))]
-
-    def predict(self, theta, x):
-        """Equation (7): return f (..., n, d_out), regression outputs or logits, for x (..., n, d_in)."""
-        theta, x = self._check(theta, x)
-        return self._forward(self._matrices(theta), x)[0]
-
-    def loss(self, theta, x, y):
-        """Equation (8) or (9): return the loss (...,). Arguments as in linearize."""
-        theta, x, y = self._check(theta, x, y)
-        return self._loss(self._forward(self._matrices(theta), x)[0], y)[0]
-
-    def linearize(self, theta, x, y):
-        """Return the loss (...,), its gradient (..., P), and the function hvp: v (..., P) -> H v (..., P).
-
-        theta (..., P); x (..., n, d_in); y (..., n, d_out), or integer labels (..., n) for cross_entropy.
-        x and y are taken in theta's precision. hvp reuses the two passes made here, at 1.5 times their cost.
-        """
-        theta, x, y = self._check(theta, x, y)
-        M = self._matrices(theta)
-        f, A, derivatives = self._forward(M, x)
-        loss, delta_last, R_delta_last = self._loss(f, y)
-        grad, delta, e = self._backward(M, A, derivatives, delta_last)
-        return loss, grad, lambda v: self._hvp(self._check_vector("v", v), M, A, derivatives, delta, e, R_delta_last)
-
-    def _matrices(self, theta):
-        """Return [M_0, ..., M_last], views of theta (..., P)."""
-        tasks = theta.shape[:-1]
-        return [theta[..., part].reshape(tasks + shape) for part, shape in self._layers]
-
-    def _forward(self, M, x):
-        """Equation (7): return f, [A_0, ..., A_last], and [(σ′(z_l), σ″(z_l)), ...] for l < last."""
-        A, derivatives = [append_column(x, 1)], []
-        for M_l in M[:-1]:
-            a, *derivative = self._activation(times(A[-1], M_l))
-            A.append(append_column(a, 1))
-            derivatives.append(derivative)
-        return times(A[-1], M[-1]), A, derivatives
-
-    def _backward(self, M, A, derivatives, delta_last):
-        """Equations (10) and (11): return g (..., P), [δ_0, ..., δ_last] and [None, e_1, ..., e_last]."""
-        last = len(M) - 1
-        delta, e = [None] * last + [delta_last], [None] * len(M)
-        grad = np.empty(delta_last.shape[:-2] + (self.n_params,), delta_last.dtype)
-        grad_M = self._matrices(grad)  # views: filling them fills grad
-        for l in range(last, 0, -1):
-            np.matmul(transpose(A[l]), delta[l], out=grad_M[l])  # (10)
-            e[l] = times_transpose(delta[l], weights(M[l]))  # (11)
-            delta[l - 1] = e[l] * derivatives[l - 1][0]
-        np.matmul(transpose(A[0]), delta[0], out=grad_M[0])
-        return grad, delta, e
-
-    def _hvp(self, v, M, A, derivatives, delta, e, R_delta_last):
-        """Equations (7R) to (11R): return H v (..., P), the derivative of the two passes above line by line."""
-        axes = delta[-1].shape[:-2]
-        require(fit(v.shape[:-1], axes), "v", "leading axes that fit {}", v, axes)
-        N, last = self._matrices(v), len(M) - 1
-        RA, Rz = [None], [times(A[0], N[0])]  # (7R); R{A_0} is 0
-        for l in range(1, last + 1):
-            RA.append(append_column(derivatives[l - 1][0] * Rz[l - 1], 0))
-            Rz.append(times(RA[l], M[l]) + times(A[l], N[l]))
-        Rdelta = R_delta_last(Rz[last])  # (8R) or (9R)
-        Hv = np.empty(np.broadcast_shapes(axes, v.shape[:-1]) + (self.n_params,), Rdelta.dtype)
-        Hv_M = self._matrices(Hv)
-        for l in range(last, 0, -1):
-            # (10R) as one product: its two terms are the upper and the lower half of a sum over 2n examples.
-            np.matmul(transpose(stack(RA[l], A[l])), stack(delta[l], Rdelta), out=Hv_M[l])
-            Re = times_transpose(Rdelta, weights(M[l])) + times_transpose(delta[l], weights(N[l]))  # (11R)
-            slope, curvature = derivatives[l - 1]
-            Rdelta = Re * slope if curvature is None else Re * slope + e[l] * curvature * Rz[l - 1]
-        np.matmul(transpose(A[0]), Rdelta, out=Hv_M[0])
-        return Hv
-
-    def _check_vector(self, name, vector):
-        """Return theta or v as an array (..., P)."""
-        vector = as_array(name, vector)
-        require(vector.dtype.char in "fdFD" and vector.shape[-1:] == (self.n_params,),
-                name, "float32 or float64 of shape (..., {})", vector, self.n_params)
-        return vector
-
-    def _check(self, theta, x, y=None):
-        """Return the arguments as arrays that fit the model and each other, x and y in theta's precision."""
-        theta, x, (d_in, *_, d_out) = self._check_vector("theta", theta), as_array("x", x), self.sizes
-        require(x.dtype.kind in "iuf" and x.ndim > 1 and x.shape[-1] == d_in and x.size,
-                "x", "real numbers of shape (..., n, {}), no axis empty", x, d_in)
-        axes = theta.shape[:-1]
-        require(fit(x.shape[:-2], axes), "x", "leading axes that fit theta's {}", x, axes)
-        x = x.astype(theta.real.dtype, copy=False)
-        if y is None:
-            return theta, x
-        y, rows = as_array("y", y), x.shape[:-1]
-        if self._loss is cross_entropy:
-            require(y.dtype.kind in "iu" and y.shape == rows and y.min() >= 0 and y.max() < d_out,
-                    "y", "integer labels from 0 to {} of shape {}, as x has it", y, d_out - 1, rows)
-            return theta, x, y
-        require(y.dtype.kind in "iuf" and y.shape == rows + (d_out,),
-                "y", "real numbers of shape {}, as x has it", y, rows + (d_out,))
-        return theta, x, y.astype(x.dtype, copy=False)
-
-
-# ------------------------------------------------------------------------------------------------ the algorithm
-
-def adapt(model, theta, x, y, alpha, steps=1):
-    """Equation (1): return θ_K (..., P), theta after `steps` gradient steps on the support set x, y.
-
-    theta (P,) or (tasks, P); x, y as model.linearize takes them; alpha a number, (P,), (steps, P) or (steps, 1), where
-    steps past its last row reuse that row; alpha is taken in theta's precision, unless it is complex. With steps=0 the
-    result is a copy of theta. Raises ValueError for arguments that do not fit.
-    """
-    theta, rates = _check_inner(theta, alpha, steps)
-    theta = theta.copy()
-    for k in range(steps):
-        theta = theta - row(rates, k) * model.linearize(theta, x, y)[1]
-    return theta
-
-
-def meta_gradient(model, theta, tasks, alpha, steps=1, first_order=False, wrt_alpha=False):
-    """Equations (1) to (5): return J (float), ∂J/∂θ (P,) and, if wrt_alpha, ∂J/∂α in alpha's shape (else None).
-
-    theta (P,); tasks = (x_support, y_support, x_query, y_query), the first axis of each being the task; alpha as in
-    adapt. With steps=0 this is joint multi-task training: the plain gradient of the mean query loss.
-    first_order=True drops H from (3), so that v_0 = v_K. Raises ValueError for arguments that do not fit.
-    """
-    theta, rates = _check_inner(theta, alpha, steps)
-    tasks = _check_tasks(theta, tasks)
-    n_tasks, loss, grad, grad_alpha = len(tasks[0]), 0, 0, 0
-    for group in groups(tasks, theta):
-        sums = _through_steps(model, theta, group, rates, steps, first_order, wrt_alpha)
-        loss, grad, grad_alpha = loss + sums[0], grad + sums[1], grad_alpha + sums[2]
-    grad_alpha = (grad_alpha / n_tasks).reshape(np.shape(alpha)) if wrt_alpha else None
-    return loss.item() / n_tasks, grad / n_tasks, grad_alpha  # (2), (4), (5)
-
-
-def _through_steps(model, theta, tasks, rates, steps, first_order, wrt_alpha):
-    """Equations (1) to (5) for a group of tasks: return the sums over them of L_q(θ_K), of v_0, (P,), and of
-    −g_s(θ_k) ∘ v_{k+1}, in the shape of rates, (1 or steps, 1 or P); the last is 0 unless wrt_alpha.
-    """
-    x_support, y_support, x_query, y_query = tasks
-    theta_k, path = theta, []  # its memory grows with K, so it keeps only what the way back needs
-    with naming("support"):
-        for k in range(steps):  # as adapt does, but keeping the way
-            _, grad, hvp = model.linearize(theta_k, x_support, y_support)
-            theta_k = theta_k - row(rates, k) * grad  # (1)
-            path.append((grad if wrt_alpha else None, None if first_order else hvp))
-    with naming("query"):
-        loss, v = model.linearize(theta_k, x_query, y_query)[:2]  # v_K, (tasks, P)
-    grad_alpha = np.zeros(rates.shape, v.dtype) if wrt_alpha else 0
-    for k in reversed(range(steps)):
-        grad, hvp = path.pop()
-        if wrt_alpha:  # (5), summed over the steps and parameters that share a rate
-            each = (grad * v).sum(0)
-            row(grad_alpha, k)[:] -= each if rates.shape[1] > 1 else each.sum()  # a view: this fills grad_alpha
-        if not first_order:
-            v = v - hvp(row(rates, k) * v)  # (3)
-    return loss.sum(), v.sum(0), grad_alpha
-
-
-def reptile_gradient(model, theta, tasks, alpha, steps=1):
-    """Equation (6): return J (float) and Reptile's direction (P,), to be descended as if it were a gradient.
-
-    Arguments as in meta_gradient. With one step it is the gradient of joint training on the support sets, times alpha.
-    The query sets serve only to report J.
-    """
-    x_support, y_support, x_query, y_query = _check_tasks(_check_inner(theta, alpha, steps)[0], tasks)
-    with naming("support"):
-        theta_K = adapt(model, theta, x_support, y_support, alpha, steps)
-    with naming("query"):
-        loss = model.linearize(theta_K, x_query, y_query)[0]
-    return loss.mean().item(), theta - np.atleast_2d(theta_K).mean(0)  # with 0 steps θ_K is (P,)
-
-
-# ------------------------------------------------------------------------------------------------ meta-training
-
-class Adam:
-    """Equation (12). One instance follows one array of parameters. Raises ValueError for β outside [0, 1)."""
-
-    def __init__(self, beta1=0.9, beta2=0.999, eps=1e-8):
-        for name, beta in ("beta1", beta1), ("beta2", beta2):
-            require(is_number(beta) and 0 <= beta < 1, name, "a number from 0 to below 1", beta)
-        self.beta1, self.beta2, self.eps = beta1, beta2, eps
-        self.m = self.u = self.t = 0
-
-    def step(self, theta, grad, lr=1e-3):
-        """Return the next theta, in theta's shape and dtype (floats). Raises ValueError if grad has another shape."""
-        theta = np.asarray(theta)
-        require(theta.dtype.char in "fd", "theta", "float32 or float64", theta)
-        grad = np.asarray(grad, theta.dtype)
-        require(grad.shape == theta.shape, "grad", "theta's shape {}", grad, theta.shape)
-        self.t += 1
-        self.m = self.beta1 * self.m + (1 - self.beta1) * grad
-        self.u = self.beta2 * self.u + (1 - self.beta2) * grad * grad
-        m, u = self.m / (1 - self.beta1**self.t), self.u / (1 - self.beta2**self.t)
-        return theta - float(lr) * m / (np.sqrt(u) + self.eps)
-
-
-def cosine_decay(lr, iterations):
-    """Return the function i -> outer rate, falling along half a cosine from lr at i = 0 to 0 at i = iterations."""
-    require(is_whole(iterations, 1), "iterations", "a whole number >= 1", iterations)
-    return lambda i: lr * (1 + math.cos(math.pi * min(i / iterations, 1))) / 2
-
-
-def meta_train(model, theta, sample, alpha, steps=1, iterations=1000, lr=1e-3, clip=None, gradient=meta_gradient,
-               callback=None):
-    """Descend the meta-objective with Adam; return the learned theta (P,) and alpha.
-
-    sample     () -> tasks, the meta-batch of one iteration, as meta_gradient takes it
-    lr         outer rate: a number, or a function of the iteration 0, 1, ... such as cosine_decay returns
-    clip       largest global norm of the outer gradient; None for no limit
-    gradient   what to descend: meta_gradient, reptile_gradient, or a variant by functools.partial:
-               partial(meta_gradient, first_order=True) is first-order MAML,
-               partial(meta_gradient, wrt_alpha=True) learns alpha as well (Meta-SGD)
-    callback   (i, J, theta, alpha) -> ignored, called after iteration i; J is the meta-loss before its update
-    Raises FloatingPointError if J or the gradient's square is not finite, ValueError for arguments that do not fit.
-    """
-    theta, rates = _check_inner(theta, alpha, steps)
-    require(theta.dtype.char in "fd" and theta.ndim == 1, "theta", "one real vector (P,)", theta)
-    require(rates.dtype.char in "fd", "alpha", "real numbers", rates)
-    require(callable(sample), "sample", "a function without arguments that returns tasks", sample)
-    require(is_whole(iterations, 0), "iterations", "a whole number >= 0", iterations)
-    require(clip is None or is_number(clip) and clip > 0, "clip", "a number > 0 or None", clip)
-    theta, alpha, adam_theta, adam_alpha = theta.copy(), rates.reshape(np.shape(alpha)), Adam(), Adam()
-    largest = math.sqrt(np.finfo(theta.dtype).max)  # whose square Adam can hold
-    for i in range(iterations):
-        rate, tasks = lr(i) if callable(lr) else lr, sample()
-        require(is_number(rate) and 0 <= rate < math.inf, "lr", "a finite number >= 0, or a function to one", rate)
-        with np.errstate(over="ignore", invalid="ignore"):  # the check below says it better
-            loss, grad_theta, *more = gradient(model, theta, tasks, alpha, steps)
-        grad_alpha = more[0] if more else None
-        norm = global_norm(grad_theta, grad_alpha)
-        scale = clip / norm if clip is not None and norm > clip else 1
-        if not (math.isfinite(loss) and scale * norm < largest):
-            remedy = "lower alpha or lr" + (", or clip the outer gradient (clip=10)" if clip is None else "")
-            raise FloatingPointError(f"iteration {i}: meta-loss {loss}, norm of its gradient {norm}; {remedy}")
-        theta = adam_theta.step(theta, scale * grad_theta, rate)
-        if grad_alpha is not None:
-            alpha = adam_alpha.step(alpha, scale * grad_alpha, rate)
-        if callback is not None:
-            callback(i, loss, theta, alpha)
-    return theta, alpha
-
-
-# ------------------------------------------------------------------------------------------------ small parts
-
-def weights(M):
-    """Return W (..., d_in, d_out), a layer's matrix M (..., d_in + 1, d_out) without its bias row."""
-    return M[..., :-1, :]
-
+# ---------------------------------------------------------------------------------------- the model
 
 def transpose(a):
-    """Return a (..., m, n) as (..., n, m)."""
     return a.swapaxes(-1, -2)
 
 
 def append_column(a, value):
     """Return [a value], `a` (..., n, d) with one more column of that value."""
     out = np.empty(a.shape[:-1] + (a.shape[-1] + 1,), a.dtype)
-    out[..., :-1], out[..., -1] = a, value
+    out[..., :-1] = a
+    out[..., -1] = value
     return out
 
 
@@ -409,122 +218,431 @@ def stack(upper, lower):
     return np.concatenate((upper, lower), -2)
 
 
-def times(a, B):
-    """Return a @ B; if `a` has a single column, as a broadcast product, which is twice as fast."""
-    return a * B if a.shape[-1] == 1 else a @ B
+class MLP:
+    """A multilayer perceptron whose loss, gradient and Hessian-vector product are derived by hand.
 
+        x, y, f     n inputs (n, d_in), what the loss compares with, and the outputs (n, d_out)
+        a_l, z_l    input (n, d_l) and, before σ, output (n, d_{l+1}) of layer l = 0 .. last
+        A_l         [a_l 1], a_l with a column of ones, (n, d_l + 1)
+        W_l, M_l    weights (d_l, d_{l+1}); the same with the bias as one more row
+        σ, σ′, σ″   activation of all layers but the last, and its derivatives
+        e_l, δ_l    ∂L/∂a_l and ∂L/∂z_l
 
-def times_transpose(a, B):
-    """Return a @ Bᵀ. For it BLAS copies B to turn it. With few rows in `a` and a large B, where copying takes most of
-    the time (so measured with OpenBLAS), (B aᵀ)ᵀ, which turns only `a`, is up to five times as fast.
+    sizes: numbers of inputs, hidden units, ..., outputs; (d_in, d_out) is a linear model.
+    activation: "relu" or "tanh". loss: "mse", "cross_entropy" or "policy".
+    Raises ValueError for anything else, and in every method for arguments that do not fit.
     """
-    few_rows, large = a.shape[-2] <= 32, a.shape[-2] * B.shape[-2] * B.shape[-1] > 100_000
-    return transpose(B @ np.ascontiguousarray(transpose(a))) if few_rows and large else times(a, transpose(B))
+
+    def __init__(self, sizes, activation="relu", loss="mse"):
+        self.sizes = check_network(sizes, activation, loss)
+        self._activation = ACTIVATIONS[activation]
+        self._loss = LOSSES[loss]
+        self._shapes = [(d_in + 1, d_out) for d_in, d_out in zip(self.sizes, self.sizes[1:])]
+        ends = np.cumsum([rows * columns for rows, columns in self._shapes]).tolist()
+        self._parts = [slice(start, end) for start, end in zip([0] + ends, ends)]
+        self.n_params = ends[-1]
+
+    def init(self, rng, std=None, dtype=np.float64):
+        """Return random parameters (P,): biases 0, weights normal with standard deviation std.
+
+        std=None scales each layer by its number of inputs: √(2/d_l) for relu (He et al. 2015,
+        arxiv.org/abs/1502.01852), √(1/d_l) for tanh.
+        """
+        check_init(rng, std, dtype)
+        theta = np.zeros(self.n_params, dtype)
+        gain = 2 if self._activation is relu else 1
+        for W, _ in self.unpack(theta):                                   # views: this fills theta
+            deviation = math.sqrt(gain / len(W)) if std is None else std
+            W[...] = deviation * rng.standard_normal(W.shape)
+        return theta
+
+    def unpack(self, theta):
+        """Return [(W, b), ...], views of theta: W (..., d_l, d_{l+1}), b (..., 1, d_{l+1})."""
+        theta = check_vector("theta", theta, self.n_params)
+        return [(M_l[..., :-1, :], M_l[..., -1:, :]) for M_l in self._matrices(theta)]
+
+    def predict(self, theta, x):
+        """Return f (..., n, d_out), outputs, logits or mean actions, for x (..., n, d_in)."""
+        theta, x = check_inputs(self, theta, x)
+        return self._forward(self._matrices(theta), x)[0]
+
+    def loss(self, theta, x, y):
+        """Return the loss L (...,). Arguments as in linearize."""
+        theta, x, y = check_examples(self, theta, x, y)
+        f = self._forward(self._matrices(theta), x)[0]
+        return self._loss(f, y)[0]
+
+    def _matrices(self, theta):
+        """Return [M_0, ..., M_last], views of theta (..., P)."""
+        axes = theta.shape[:-1]
+        layers = zip(self._parts, self._shapes)
+        return [theta[..., part].reshape(axes + shape) for part, shape in layers]
+
+    def _forward(self, M, x):
+        """Return f, and the lists of all A_l, of σ′(z_l) and of σ″(z_l).
+
+            (7)  a_0 = x;  z_l = A_l M_l;  a_{l+1} = σ(z_l) for l < last;  f = z_last
+        """
+        A, slope, curvature = [append_column(x, 1)], [], []
+        for M_l in M[:-1]:
+            a, slope_l, curvature_l = self._activation(A[-1] @ M_l)       # (..., n, d_{l+1})
+            A.append(append_column(a, 1))
+            slope.append(slope_l)
+            curvature.append(curvature_l)
+        return A[-1] @ M[-1], A, slope, curvature
+
+    def _backward(self, M, A, slope, delta_last):
+        """Return g (..., P) and the lists of all δ_l and all e_l.
+
+            (10)  ∂L/∂M_l = A_lᵀ δ_l
+            (11)  e_l = δ_l W_lᵀ;  δ_{l−1} = e_l ∘ σ′(z_{l−1}) for l > 0
+        """
+        last = len(M) - 1
+        delta = [None] * last + [delta_last]                              # (8), (9) or (13)
+        e = [None] * len(M)                                               # e_0 is not needed
+        grad = np.empty(delta_last.shape[:-2] + (self.n_params,), delta_last.dtype)
+        grad_M = self._matrices(grad)                             # views: filling them fills grad
+        for l in range(last, 0, -1):
+            np.matmul(transpose(A[l]), delta[l], out=grad_M[l])           # (10)
+            W_l = M[l][..., :-1, :]
+            e[l] = times_transpose(delta[l], W_l)                         # (11), δ_l W_lᵀ
+            delta[l - 1] = e[l] * slope[l - 1]                            # (11)
+        np.matmul(transpose(A[0]), delta[0], out=grad_M[0])               # (10)
+        return grad, delta, e
+
+    def linearize(self, theta, x, y):
+        """Return L (...,), g (..., P), and the function hvp from v (..., P) to H v (..., P).
+
+        theta: (..., P). x: (..., n, d_in). y: (..., n, d_out) for mse, integer labels (..., n) for
+        cross_entropy, (..., n, d_out + 1) for policy. x and y are taken in theta's precision.
+        hvp reuses the two passes made here, at one to two times their cost. It keeps theta without
+        a copy: write theta = theta - ..., for after theta -= ... hvp(v) would be wrong.
+        """
+        theta, x, y = check_examples(self, theta, x, y)
+        M = self._matrices(theta)
+        f, A, slope, curvature = self._forward(M, x)
+        loss, delta_last, R_delta_last = self._loss(f, y)
+        grad, delta, e = self._backward(M, A, slope, delta_last)
+
+        def hvp(v):
+            """Return H v = R{g}: every line of the two passes, differentiated along v.
+
+            R{θ} is v: N_l = R{M_l} and V_l = R{W_l} are in v what M_l and W_l are in θ.
+
+                (7R)   R{a_0} = 0;  R{A_l} = [R{a_l} 0];  R{z_l} = R{A_l} M_l + A_l N_l;
+                       R{a_{l+1}} = σ′(z_l) ∘ R{z_l} for l < last
+                (10R)  R{∂L/∂M_l} = R{A_l}ᵀ δ_l + A_lᵀ R{δ_l}
+                (11R)  R{e_l} = R{δ_l} W_lᵀ + δ_l V_lᵀ;
+                       R{δ_{l−1}} = R{e_l} ∘ σ′(z_{l−1}) + e_l ∘ σ″(z_{l−1}) ∘ R{z_{l−1}}
+            """
+            v, axes = check_direction(v, self.n_params, delta[0].shape[:-2])
+            N = self._matrices(v)
+            last = len(M) - 1
+            RA = [None]                                                   # R{A_0} is 0
+            Rz = [A[0] @ N[0]]                                            # (7R)
+            for l in range(1, last + 1):
+                RA.append(append_column(slope[l - 1] * Rz[l - 1], 0))     # (7R)
+                Rz.append(RA[l] @ M[l] + A[l] @ N[l])                     # (7R)
+            Rdelta = R_delta_last(Rz[last])                               # (8R), (9R) or (13R)
+            Hv = np.empty(axes + (self.n_params,), Rdelta.dtype)
+            Hv_M = self._matrices(Hv)
+            for l in range(last, 0, -1):
+                # (10R) as one product, faster than two: [R{A_l}; A_l]ᵀ [δ_l; R{δ_l}] over 2n rows
+                np.matmul(transpose(stack(RA[l], A[l])), stack(delta[l], Rdelta), out=Hv_M[l])
+                W_l, V_l = M[l][..., :-1, :], N[l][..., :-1, :]
+                Re = times_transpose(Rdelta, W_l) + times_transpose(delta[l], V_l)      # (11R)
+                Rdelta = Re * slope[l - 1]                                # (11R)
+                if curvature[l - 1] is not None:
+                    Rdelta += e[l] * curvature[l - 1] * Rz[l - 1]         # (11R), the term of σ″
+            np.matmul(transpose(A[0]), Rdelta, out=Hv_M[0])               # (10R), where R{A_0} = 0
+            return Hv
+
+        return loss, grad, hvp
 
 
-def row(rates, k):
-    """Return the row of step k; steps past the last row share it."""
-    return rates[min(k, len(rates) - 1)]
+# ----------------------------------------------------------------------------------- the outer loop
+
+class Adam:
+    """The optimizer of one array θ of real parameters; G is its gradient, lr the outer rate.
+
+        (12)  m = u = 0;  for t = 1, 2, ...:
+              m ← β₁ m + (1 − β₁) G;  u ← β₂ u + (1 − β₂) G ∘ G
+              θ ← θ − lr · m̂ / (√û + ε), where m̂ = m / (1 − β₁ᵗ) and û = u / (1 − β₂ᵗ)
+
+    Raises ValueError for a β outside [0, 1), and in step for arguments that do not fit.
+    """
+
+    def __init__(self, beta1=0.9, beta2=0.999, eps=1e-8):
+        for name, beta in ("beta1", beta1), ("beta2", beta2):
+            require(is_number(beta, 0) and beta < 1, name, "a number from 0 to below 1", beta)
+        self.beta1, self.beta2, self.eps = beta1, beta2, eps
+        self.m = self.u = self.t = 0
+
+    def step(self, theta, grad, lr=1e-3):
+        """Return the next theta; grad has its shape and is taken in its dtype."""
+        theta = np.asarray(theta)
+        require(theta.dtype.char in "fd", "theta", "float32 or float64", theta)
+        grad = np.asarray(grad, theta.dtype)
+        require(grad.shape == theta.shape, "grad", f"theta's shape {theta.shape}", grad)
+        self.t += 1
+        self.m = self.beta1 * self.m + (1 - self.beta1) * grad
+        self.u = self.beta2 * self.u + (1 - self.beta2) * grad * grad
+        m = self.m / (1 - self.beta1**self.t)
+        u = self.u / (1 - self.beta2**self.t)
+        return theta - float(lr) * m / (np.sqrt(u) + self.eps)            # (12)
+
+
+def cosine_decay(lr, iterations):
+    """Return i -> outer rate, which falls along a cosine from lr at 0 to 0 at i = iterations."""
+    require(is_whole(iterations, 1), "iterations", "a whole number >= 1", iterations)
+    return lambda i: lr * (1 + math.cos(math.pi * min(i / iterations, 1))) / 2
+
+
+def meta_train(model, theta, sample, alpha, steps=1, iterations=1000, lr=1e-3, clip=None,
+               gradient=meta_gradient, callback=None):
+    """Descend what `gradient` returns, with Adam; return the learned theta (P,) and alpha.
+
+    sample     () -> tasks, the meta-batch of one iteration, as meta_gradient takes it
+    lr         outer rate: a number, or i -> number for iteration i, such as cosine_decay returns
+    clip       largest global norm of the outer gradient; None for no limit
+    gradient   (model, theta, tasks, alpha, steps) -> J, ∂J/∂θ and, to learn alpha, ∂J/∂α:
+               meta_gradient, reptile_gradient, or a variant by functools.partial.
+               partial(meta_gradient, first_order=True) is first-order MAML;
+               partial(meta_gradient, wrt_alpha=True) learns alpha as well (Meta-SGD)
+    callback   (i, J, theta, alpha), called after update i with its results, and J from before it
+
+    Raises ValueError for arguments that do not fit or data that are not finite. Raises
+    FloatingPointError if J or the gradient's square, which Adam keeps, is not finite all the same.
+    """
+    theta, _ = check_inner(model, theta, alpha, steps)
+    theta, alpha = check_training(theta, alpha, sample, iterations, clip, gradient, callback)
+    adam_theta, adam_alpha = Adam(), Adam()
+    for i in range(iterations):
+        rate = lr(i) if callable(lr) else lr
+        require(is_number(rate, 0), "lr", "a finite number >= 0, or a function to one", rate)
+        tasks = sample()
+        with np.errstate(over="ignore", invalid="ignore"):    # check_progress says so instead
+            J, grad_theta, *more = gradient(model, theta, tasks, alpha, steps)
+            grad_alpha = more[0] if more else None
+            norm = global_norm(grad_theta, grad_alpha)
+        scale = clip / norm if clip is not None and norm > clip else 1
+        check_progress(i, J, scale * norm, clip, tasks, theta.dtype)
+        theta = adam_theta.step(theta, scale * grad_theta, rate)
+        if grad_alpha is not None:
+            alpha = adam_alpha.step(alpha, scale * grad_alpha, rate)
+        if callback is not None:
+            callback(i, J, theta, alpha)
+    return theta, alpha
+
+
+# -------------------------------------------------------------------------------- what serves speed
+# Nothing from here on is needed to follow the derivation.
+
+# Freeing one block of almost 32 MB, untouched, makes glibc reuse freed memory of up to that size.
+# Otherwise each larger array costs page faults, and a meta-gradient takes up to 3 times as long.
+np.empty(2**25 - 2**16, np.uint8)
 
 
 def groups(tasks, theta):
-    """Return the tasks in groups whose adapted parameters take up to 2 MB, or one by one if a single task's take more.
+    """Return the tasks in groups whose adapted parameters take up to 2 MB, at least one in each.
 
-    The meta-gradient is a mean over tasks, so it may be summed group by group. What fits a core's cache is then up to
-    twice as fast as large arrays of all tasks at once (measured from 1-256-256-1 on), and memory is that of one group.
+    J is a mean over tasks, so it may be summed by groups. From networks of 1-256-256-1 on, what
+    fits a core's cache is up to twice as fast, and memory is that of one group.
     """
-    n_tasks, size = len(tasks[0]), max(1, 2**21 // theta.nbytes)
-    return [tasks] if n_tasks <= size else [[a[i:i + size] for a in tasks] for i in range(0, n_tasks, size)]
+    size = max(1, 2**21 // theta.nbytes)
+    return [[a[i:i + size] for a in tasks] for i in range(0, len(tasks[0]), size)]
 
 
 def global_norm(*arrays):
-    """Return the Euclidean norm of all numbers in the arrays that are not None, whose squares may overflow."""
+    """Return the Euclidean norm of the arrays that are not None, even if squares overflow."""
     numbers = np.concatenate([np.ravel(a) for a in arrays if a is not None]).astype(np.float64)
-    largest = abs(numbers).max()
-    return float(largest * np.linalg.norm(numbers / largest) if 0 < largest < math.inf else largest)
+    largest = abs(numbers).max() or 1
+    return float(largest * np.linalg.norm(numbers / largest))
 
 
-# ------------------------------------------------------------------------------------------------ what comes in
-# Nothing below is needed to follow the derivation.
+def times_transpose(a, B):
+    """Return a @ Bᵀ. BLAS turns a copy of B; where that takes longest, turn `a` instead."""
+    rows, columns = a.shape[-2:]
+    if columns == 1:                                     # a broadcast product is twice as fast
+        return a * transpose(B)
+    if rows <= 32 and rows * columns * B.shape[-2] > 100_000:      # measured: up to 5 times as fast
+        return transpose(B @ np.ascontiguousarray(transpose(a)))
+    return a @ transpose(B)
 
-def require(fits, name, expected, got, *values):
-    """Raise a ValueError of one line if an argument does not fit. Only then do values fill the braces of `expected`, as
-    formatting them each time would cost more than the checks.
-    """
-    if fits:
-        return
+
+# ---------------------------------------------------------------------------- what guards the input
+
+TASKS = "x_support", "y_support", "x_query", "y_query"
+
+
+def wrong(name, expected, got):
+    """Return the ValueError, of one line, of an argument that does not fit."""
+    found = repr(got)
     if isinstance(got, np.ndarray):
-        span = f" with values from {got.min()} to {got.max()}" if got.dtype.kind in "iuf" and got.size else ""
-        found = f"{got.dtype} of shape {got.shape}{span}"
-    else:
-        found = repr(got) if len(repr(got)) < 80 and "\n" not in repr(got) else type(got).__name__
-    raise ValueError(f"{name}: expected {expected.format(*values)}, got {found}")
+        found = f"{got.dtype} of shape {got.shape}"
+        if got.dtype.kind in "iuf" and got.size:
+            found += f" with values from {got.min()} to {got.max()}"
+    elif len(found) > 80 or "\n" in found:
+        found = f"a {type(got).__name__}"
+    return ValueError(f"{name}: expected {expected}, got {found}")
 
 
-def is_number(value):
-    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+def require(fits, name, expected, got):
+    """Raise what wrong returns unless the argument fits."""
+    if not fits:
+        raise wrong(name, expected, got)
+
+
+def is_number(value, least):
+    number = isinstance(value, (int, float, np.integer, np.floating))
+    return number and not isinstance(value, bool) and least <= value < math.inf
 
 
 def is_whole(value, least):
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= least
-
-
-def fit(shape, other):
-    """Tell whether two shapes broadcast."""
-    return shape == other or all(p == q or 1 in (p, q) for p, q in zip(shape[::-1], other[::-1]))
+    return is_number(value, least) and isinstance(value, (int, np.integer))
 
 
 def as_array(name, value):
+    if type(value) is np.ndarray:
+        return value
+    require(not isinstance(value, np.ma.MaskedArray), name, "an array without a mask", value)
     try:
         return np.asarray(value)
-    except (ValueError, Warning):  # ragged lists; NumPy before 1.24 only warns
-        raise ValueError(f"{name}: expected an array, got a {type(value).__name__} that makes none") from None
+    except (ValueError, Warning):                  # ragged lists; NumPy before 1.24 only warns
+        raise wrong(name, "an array", value) from None
 
 
-def _check_inner(theta, alpha, steps):
-    """Return theta as an array, and alpha with one row a step, (1 or steps, 1 or P), in theta's precision."""
-    theta, rates = as_array("theta", theta), as_array("alpha", alpha)
-    require(theta.dtype.char in "fdFD" and theta.ndim * theta.size,
-            "theta", "float32 or float64 of shape (..., P)", theta)
+def check_network(sizes, activation, loss):
+    """Return sizes as a tuple of int."""
+    listed = isinstance(sizes, (tuple, list, np.ndarray)) and len(sizes) > 1
+    positive = listed and all(is_whole(d, 1) for d in sizes)
+    require(positive, "sizes", "two or more positive integers", sizes)
+    for name, value, known in ("activation", activation, ACTIVATIONS), ("loss", loss, LOSSES):
+        require(value in tuple(known), name, " or ".join(known), value)
+    enough = loss != "cross_entropy" or sizes[-1] > 1
+    require(enough, "sizes", "two or more outputs for cross_entropy", sizes)
+    return tuple(map(int, sizes))
+
+
+def check_init(rng, std, dtype):
+    require(isinstance(rng, np.random.Generator), "rng", "a numpy.random.Generator", rng)
+    require(std is None or is_number(std, 0), "std", "a finite number >= 0 or None", std)
+    named = getattr(dtype, "__name__", str(dtype)) in ("float32", "float64", "float")
+    require(named, "dtype", "float32 or float64", dtype)
+
+
+def check_vector(name, vector, P):
+    """Return theta or v as an array (..., P)."""
+    vector = as_array(name, vector)
+    if vector.dtype.char not in "fdFD" or vector.shape[-1:] != (P,):
+        raise wrong(name, f"float32 or float64 of shape (..., {P})", vector)
+    return vector
+
+
+def check_direction(v, P, axes):
+    """Return v as an array (..., P), and the leading axes of H v, where those of H are axes."""
+    v = check_vector("v", v, P)
+    return v, joint_axes("v", v, axes)
+
+
+def joint_axes(name, vector, axes):
+    """Return what the axes in front of a vector (..., P) broadcast to with other leading axes."""
+    if vector.shape[:-1] in (axes, ()):
+        return axes
+    try:
+        return np.broadcast_shapes(vector.shape[:-1], axes)
+    except ValueError:
+        raise wrong(name, f"leading axes that fit {axes}", vector) from None
+
+
+def check_inputs(model, theta, x):
+    """Return theta and x as arrays that fit the model and each other, x in theta's precision."""
+    theta = check_vector("theta", theta, model.n_params)
+    x = as_array("x", x)
+    d_in = model.sizes[0]
+    if x.dtype.kind not in "iuf" or x.ndim < 2 or x.shape[-1] != d_in or not x.size:
+        raise wrong("x", f"real numbers of shape (..., n, {d_in}), no axis empty", x)
+    joint_axes("theta", theta, x.shape[:-2])
+    return theta, x.astype(theta.real.dtype, copy=False)
+
+
+def check_examples(model, theta, x, y):
+    """Return theta, x and y as such arrays; labels stay integers."""
+    theta, x = check_inputs(model, theta, x)
+    y = as_array("y", y)
+    shape = x.shape[:-1]
+    d_out = model.sizes[-1]
+    if model._loss is cross_entropy:
+        if y.dtype.kind not in "iu" or y.shape != shape or y.min() < 0 or y.max() >= d_out:
+            raise wrong("y", f"integer labels 0 to {d_out - 1} of shape {shape}, as x has it", y)
+        return theta, x, y
+    shape += (d_out + (model._loss is policy),)
+    if y.dtype.kind not in "iuf" or y.shape != shape:
+        raise wrong("y", f"real numbers of shape {shape}, as x has it", y)
+    return theta, x, y.astype(x.dtype, copy=False)
+
+
+def check_inner(model, theta, alpha, steps):
+    """Return theta as an array, and alpha as rows (P,) or (1,), one a step, in its precision."""
+    able = callable(getattr(model, "linearize", None))
+    require(able, "model", "an object with a method linearize", model)
+    theta = as_array("theta", theta)
+    floats = theta.dtype.char in "fdFD" and theta.ndim and theta.size
+    require(floats, "theta", "float32 or float64 of shape (..., P)", theta)
     require(is_whole(steps, 0), "steps", "a whole number >= 0", steps)
-    P, kind = theta.shape[-1], rates.dtype.kind
-    fits = rates.shape in ((), (P,)) or rates.ndim == 2 and len(rates) > 0 and rates.shape[1] in (1, P)
-    require(kind in "iufc" and fits and (abs(rates) <= np.finfo(theta.dtype).max).all(),
-            "alpha", "a finite number or an array of them, of shape ({0},), (steps, {0}) or (steps, 1)", rates, P)
-    return theta, np.atleast_2d(rates).astype(rates.dtype if kind == "c" else theta.real.dtype)
+    P = theta.shape[-1]
+    rates = as_array("alpha", alpha)
+    fits = rates.shape in ((), (P,)) or rates.ndim == 2 and rates.size and rates.shape[1] in (1, P)
+    largest = np.finfo(theta.dtype).max
+    if rates.dtype.kind not in "iufc" or not fits or not (abs(rates) <= largest).all():
+        shape = f"({P},), (steps, {P}) or (steps, 1)"
+        raise wrong("alpha", f"a finite number or an array of them, of shape {shape}", rates)
+    dtype = rates.dtype if rates.dtype.kind == "c" else theta.real.dtype
+    rows = np.array(rates, dtype, ndmin=2)
+    return theta, [rows[min(k, len(rows) - 1)] for k in range(steps)]
 
 
-def _check_tasks(theta, tasks):
-    """Return the four arrays of tasks, checked for what every model needs; model.linearize checks the rest."""
-    names = "x_support", "y_support", "x_query", "y_query"
+def check_tasks(theta, tasks, alpha, steps):
+    """Return the four arrays of tasks, checked for what every model needs."""
     require(theta.ndim == 1, "theta", "one vector (P,), shared by all tasks", theta)
-    require(isinstance(tasks, (tuple, list)) and len(tasks) == 4, "tasks", "the four arrays " + ", ".join(names), tasks)
-    tasks = [as_array(name, a) for name, a in zip(names, tasks)]
-    for name, a in zip(names, tasks):
-        require((a.ndim == 3 or a.ndim == 2 and name[0] == "y") and len(a) == len(tasks[0]) > 0,
-                name, "shape {} and as many tasks as x_support, at least 1", a,
-                "(tasks, n, d)" if name[0] == "x" else "(tasks, n, d_out) or (tasks, n)")
+    if np.ndim(alpha) == 2 and len(alpha) > max(steps, 1):
+        raise wrong("alpha", f"no more rows than steps, {steps}", np.asarray(alpha))
+    four = isinstance(tasks, (tuple, list)) and len(tasks) == 4
+    require(four, "tasks", "four arrays x_support, y_support, x_query, y_query", tasks)
+    tasks = [as_array(name, a) for name, a in zip(TASKS, tasks)]
+    for name, a in zip(TASKS, tasks):
+        fits = a.ndim > 2 or a.ndim == 2 and name[0] == "y"
+        if not fits or len(a) != len(tasks[0]) or not len(a):
+            shape = "(tasks, n, d)" if name[0] == "x" else "(tasks, n, d_out) or (tasks, n)"
+            raise wrong(name, f"shape {shape} and as many tasks as x_support, at least 1", a)
     return tasks
 
 
-class naming:
-    """Let an error about x or y say whether it is the support or the query set's."""
-    def __init__(self, part):
-        self.part = part
-
-    def __enter__(self):
-        pass
-
-    def __exit__(self, kind, error, trace):
-        if kind is ValueError and re.match("[xy]:", str(error)):
-            error.args = (f"{str(error)[0]}_{self.part}{str(error)[1:]}",)
+def check_answer(loss, grad, n_tasks, P):
+    for name, a, shape in ("loss", loss, (n_tasks,)), ("gradient", grad, (n_tasks, P)):
+        if not isinstance(a, np.ndarray) or a.shape != shape:
+            raise wrong(f"{name} of model.linearize", f"an array {shape}, one row a task", a)
 
 
-def _keep_memory_mapped():
-    """Allocate and free almost 32 MB, untouched. From then on glibc keeps freed blocks of up to that size for the next
-    arrays, which makes training two to three times as fast; else each larger array costs page faults.
-    """
-    np.empty(2**25 - 2**16, np.uint8)
+def check_training(theta, alpha, sample, iterations, clip, gradient, callback):
+    """Return copies of theta and alpha, both in theta's precision."""
+    real = theta.dtype.char in "fd" and theta.ndim == 1 and np.isfinite(theta).all()
+    require(real, "theta", "one vector (P,) of finite real numbers", theta)
+    require(not np.iscomplexobj(alpha), "alpha", "real numbers", alpha)
+    require(callable(sample), "sample", "a function without arguments that returns tasks", sample)
+    require(callable(gradient), "gradient", "a function such as meta_gradient", gradient)
+    require(callback is None or callable(callback), "callback", "a function or None", callback)
+    require(is_whole(iterations, 0), "iterations", "a whole number >= 0", iterations)
+    require(clip is None or is_number(clip, 0) and clip > 0, "clip", "a number > 0 or None", clip)
+    return theta.copy(), np.array(alpha, theta.dtype)
 
 
-_keep_memory_mapped()
+def check_progress(i, J, size, clip, tasks, dtype):
+    """Raise what names the cause, unless J and the square of the gradient's size are finite."""
+    if math.isfinite(J) and size < math.sqrt(np.finfo(dtype).max):
+        return
+    for name, a in zip(TASKS, tasks if isinstance(tasks, (tuple, list)) else ()):
+        require(np.isfinite(a).all(), f"{name} of iteration {i}", "finite numbers", np.asarray(a))
+    remedy = ", or clip the outer gradient (clip=10)" if clip is None else ""
+    raise FloatingPointError(f"iteration {i}: meta-loss {J}, norm of its gradient {size}; "
+                             f"lower alpha or lr{remedy}")

@@ -6,29 +6,29 @@ characters  made-up handwriting for FewShot, since no data set comes with this p
 """
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Tuple
+from typing import NamedTuple, Sequence, Tuple
 
 import numpy as np
 
-from maml import as_array, is_number, is_whole, require
-
 
 class Tasks(NamedTuple):
-    """A batch of tasks, the first axis being the task: x (tasks, n, d), y (tasks, n, d_out) or labels (tasks, n)."""
-    x_support: np.ndarray
-    y_support: np.ndarray
-    x_query: np.ndarray
-    y_query: np.ndarray
+    """A batch of tasks, the first axis of each array being the task."""
+    x_support: np.ndarray  # (tasks, shots, d)
+    y_support: np.ndarray  # (tasks, shots, d_out), or integer labels (tasks, shots)
+    x_query: np.ndarray    # (tasks, queries, d)
+    y_query: np.ndarray    # (tasks, queries, d_out), or integer labels (tasks, queries)
 
+
+# ------------------------------------------------------------------------------------ regression
 
 class Waves(NamedTuple):
-    """What a family of sinusoids hides from the learner: y = amplitude · sin(frequency · x − phase) for each task."""
+    """What a family of sinusoids hides from the learner: y = amplitude · sin(frequency · x − phase)."""
     amplitude: np.ndarray  # (tasks, 1, 1)
     phase: np.ndarray      # (tasks, 1, 1), radians
     frequency: np.ndarray  # (tasks, 1, 1), radians per unit of x
 
     def __call__(self, x):
-        """Return the noise-free y (tasks, n, 1) at x (tasks, n, 1), or at x (n, 1) shared by the tasks."""
+        """Return the noise-free y (tasks, n, 1) at x (tasks, n, 1), or at x (n, 1) of all tasks."""
         return self.amplitude * np.sin(self.frequency * x - self.phase)
 
 
@@ -37,97 +37,123 @@ class Sinusoid:
     """The regression benchmark of Finn et al. 2017, section 5.1, whose values are the defaults.
 
     A pair is the range of a uniform distribution; a pair of equal numbers fixes the value.
-    Raises ValueError for numbers of examples below 1, for pairs that are no range and for negative noise.
+    Raises ValueError for fewer than one example, pairs that are no range, and negative noise.
     """
-    shots: int = 10                                # support examples of a task
-    queries: int = 10                              # query examples of a task
+    shots: int = 10                              # support examples of a task
+    queries: int = 10                            # query examples of a task
     amplitude: Tuple[float, float] = (0.1, 5.0)
-    phase: Tuple[float, float] = (0.0, np.pi)      # radians
-    frequency: Tuple[float, float] = (1.0, 1.0)    # radians per unit of x; the paper has no such variation
+    phase: Tuple[float, float] = (0.0, np.pi)    # radians
+    frequency: Tuple[float, float] = (1.0, 1.0)  # radians per unit of x; fixed in the paper
     x_range: Tuple[float, float] = (-5.0, 5.0)
-    noise: float = 0.0                             # standard deviation of Gaussian noise on every y
+    noise: float = 0.0                           # standard deviation of Gaussian noise on every y
 
     def __post_init__(self):
         for name in "shots", "queries":
-            require(is_whole(getattr(self, name), 1), name, "a whole number >= 1", getattr(self, name))
+            check_count(name, getattr(self, name))
         for name in "amplitude", "phase", "frequency", "x_range":
             pair = getattr(self, name)
-            require(isinstance(pair, (tuple, list)) and len(pair) == 2 and all(map(is_number, pair))
-                    and -np.inf < pair[0] <= pair[1] < np.inf, name, "a pair of finite numbers low <= high", pair)
-        require(is_number(self.noise) and 0 <= self.noise < np.inf, "noise", "a finite number >= 0", self.noise)
+            fits = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(map(is_finite, pair))
+            require(fits and pair[0] <= pair[1], name, "a pair of finite numbers low <= high", pair)
+        fits = is_finite(self.noise) and self.noise >= 0
+        require(fits, "noise", "a finite number >= 0", self.noise)
 
     def sample(self, rng, n_tasks):
         """Return n_tasks new tasks: x (n_tasks, shots or queries, 1) and y of the same shape."""
         return self.observe(rng, self.draw(rng, n_tasks))
 
     def draw(self, rng, n_tasks):
-        """Return the Waves of n_tasks new tasks: what an oracle knows, and a plot shows as the truth."""
-        _check_draw(rng, n_tasks)
-        return Waves(*(rng.uniform(*pair, (n_tasks, 1, 1)) for pair in (self.amplitude, self.phase, self.frequency)))
+        """Return the Waves of n_tasks new tasks, which a plot shows as the truth."""
+        check_draw(rng, n_tasks)
+        ranges = self.amplitude, self.phase, self.frequency
+        return Waves(*(rng.uniform(*pair, (n_tasks, 1, 1)) for pair in ranges))
 
     def observe(self, rng, waves):
-        """Return the Tasks of given waves: support and query examples drawn together, then split."""
-        x = rng.uniform(*self.x_range, (len(waves.amplitude), self.shots + self.queries, 1))
+        """Return the Tasks of given waves: examples drawn together, then split."""
+        n_tasks = len(waves.amplitude)
+        x = rng.uniform(*self.x_range, (n_tasks, self.shots + self.queries, 1))
         y = waves(x) + self.noise * rng.standard_normal(x.shape)
         return Tasks(x[:, :self.shots], y[:, :self.shots], x[:, self.shots:], y[:, self.shots:])
 
 
+# ------------------------------------------------------------------------------------ classification
+
+@dataclass(frozen=True, eq=False)
 class FewShot:
     """Few-shot classification, on anyone's data: each task is to tell `ways` classes apart.
 
-    classes: one array (examples, features) for each class. A task has `shots` support and `queries` query examples of
-    each of its classes, no two the same, and gives its classes the labels 0 to ways − 1 in random order.
-    Raises ValueError for fewer classes than ways, and names the first class that has too few examples, other features
-    than the first class, or anything but finite numbers.
+    A task gives its classes the labels 0 to ways − 1 in random order, and has `shots` support and
+    `queries` query examples of each, no two the same. Raises ValueError for fewer classes than
+    ways, and for the first class with too few examples, or other than finite numbers, or with
+    other features than the first class has.
     """
+    classes: Sequence[np.ndarray]  # one array (examples, features) for each class
+    ways: int = 5                  # classes in a task
+    shots: int = 1                 # support examples of each class
+    queries: int = 15              # query examples of each class
 
-    def __init__(self, classes, ways=5, shots=1, queries=15):
-        for name, count, least in ("ways", ways, 2), ("shots", shots, 1), ("queries", queries, 1):
-            require(is_whole(count, least), name, f"a whole number >= {least}", count)
-        require(isinstance(classes, (list, tuple)) or isinstance(classes, np.ndarray) and classes.ndim > 0,
-                "classes", "a list of arrays, one for each class", classes)
-        require(len(classes) >= ways, "len(classes)", f"at least {ways}, as many as ways", len(classes))
-        classes = [as_array(f"classes[{i}]", examples) for i, examples in enumerate(classes)]
-        d = classes[0].shape[-1] if classes[0].ndim == 2 else "features"
-        for i, examples in enumerate(classes):
-            require(examples.ndim == 2 and examples.shape[1] == d and len(examples) >= shots + queries
-                    and examples.dtype.kind in "iuf" and np.isfinite(examples).all() and examples.size, f"classes[{i}]",
-                    f"at least {shots + queries} examples of finite numbers, of shape (examples, {d})", examples)
-        self.ways, self.shots, self.queries = ways, shots, queries
-        self.examples = np.concatenate(classes)                 # of all classes, (all examples, features)
-        self.counts = np.array([len(examples) for examples in classes])
-        self.starts = np.cumsum(self.counts) - self.counts      # where each class starts in examples
+    def __post_init__(self):
+        check_count("ways", self.ways, 2)
+        check_count("shots", self.shots)
+        check_count("queries", self.queries)
+        listed = isinstance(self.classes, (list, tuple, np.ndarray)) and np.ndim(self.classes[:1])
+        require(listed, "classes", "a list of arrays, one for each class", self.classes)
+        n_classes, n = len(self.classes), self.shots + self.queries
+        require(n_classes >= self.ways, "classes", f"at least ways, {self.ways}, of them", n_classes)
+        object.__setattr__(self, "classes", [np.asarray(examples) for examples in self.classes])
+        d = self.classes[0].shape[-1] if self.classes[0].ndim == 2 else "features"
+        for i, examples in enumerate(self.classes):
+            fits = examples.ndim == 2 and examples.shape[1] == d and len(examples) >= n and d > 0
+            fits = fits and examples.dtype.kind in "iuf" and np.isfinite(examples).all()
+            expected = f"at least {n} examples of finite numbers, of shape (examples, {d})"
+            require(fits, f"classes[{i}]", expected, examples)
 
     def sample(self, rng, n_tasks):
-        """Return n_tasks new tasks: x (n_tasks, ways · shots or queries, features), labels without the last axis."""
-        _check_draw(rng, n_tasks)
-        deck = np.tile(np.arange(len(self.counts)), (n_tasks, 1))
-        chosen = rng.permuted(deck, axis=1)[:, :self.ways, None]  # column w holds the classes with label w
-        lots = rng.random((n_tasks, self.ways, self.counts.max()))  # each example draws a lot; the lowest are taken
-        lots[np.arange(self.counts.max()) >= self.counts[chosen]] = 1  # no such example
-        order = np.argpartition(lots, (self.shots - 1, self.shots + self.queries - 1))  # support, queries, the rest
-        x = self.examples[self.starts[chosen] + order[..., :self.shots + self.queries]]  # (n_tasks, ways, n, features)
-        return Tasks(*self._labelled(x[:, :, :self.shots]), *self._labelled(x[:, :, self.shots:]))
+        """Return n_tasks new tasks: x (n_tasks, ways · shots or queries, features) and labels."""
+        check_draw(rng, n_tasks)
+        chosen = distinct(rng, np.full(n_tasks, len(self.classes)), self.ways)   # (n_tasks, ways)
+        sizes = np.array([len(examples) for examples in self.classes])
+        which = distinct(rng, sizes[chosen], self.shots + self.queries)   # (n_tasks, ways, n)
+        x = np.stack([self.classes[c][i] for c, i in zip(chosen.flat, which.reshape(-1, which.shape[-1]))])
+        x = x.reshape(which.shape + (-1,))                                # (n_tasks, ways, n, d)
+        return Tasks(*labelled(x[:, :, :self.shots]), *labelled(x[:, :, self.shots:]))
 
-    def _labelled(self, x):
-        """Return x (tasks, ways, n, features) as (tasks, ways · n, features), and its labels (tasks, ways · n)."""
-        n_tasks, ways, n, d = x.shape
-        return x.reshape(n_tasks, ways * n, d), np.tile(np.repeat(np.arange(ways), n), (n_tasks, 1))
+
+def distinct(rng, sizes, n):
+    """Return n distinct numbers below each of sizes (...), in random order, (..., n).
+
+    Floyd's algorithm (Bentley, Floyd 1987), in which memory does not grow with the sizes.
+    """
+    drawn = np.empty(sizes.shape + (n,), int)
+    for i in range(n):
+        last = sizes - n + i
+        new = rng.integers(last + 1)
+        taken = (drawn[..., :i] == new[..., None]).any(-1)
+        drawn[..., i] = np.where(taken, last, new)
+    return rng.permuted(drawn, axis=-1)
+
+
+def labelled(x):
+    """Return x (tasks, ways, n, d) as (tasks, ways · n, d), and its labels (tasks, ways · n)."""
+    n_tasks, ways, n, d = x.shape
+    labels = np.tile(np.repeat(np.arange(ways), n), (n_tasks, 1))
+    return x.reshape(n_tasks, ways * n, d), labels
 
 
 def characters(rng, n_classes, n_examples=20, grid=14):
-    """Return made-up handwriting for FewShot: for each class an array (n_examples, grid²) of ink from 0 to 1, float32.
+    """Return made-up handwriting for FewShot: a list of arrays (n_examples, grid²), float32.
 
-    A character is three strokes, each a Bezier curve between four points of the plane, which is that of the complex
-    numbers. An example is one attempt to write it: every point a little off, the whole turned and shifted a little,
-    with a finer or a broader pen. Raises ValueError for numbers below 1.
+    The numbers are ink, from 0 to 1. A character is three strokes, each a Bezier curve of four
+    points in the complex plane. An example is one attempt to write it: every point a little off,
+    the whole turned and shifted a little, with a finer or a broader pen.
+    Raises ValueError for numbers below 1.
     """
-    for name, count in ("n_examples", n_examples), ("grid", grid):
-        require(is_whole(count, 1), name, "a whole number >= 1", count)
-    _check_draw(rng, n_classes, "n_classes")
-    t, axis = np.linspace(0, 1, 12), np.linspace(-1, 1, grid)
-    bezier = np.stack([(1 - t)**3, 3 * t * (1 - t)**2, 3 * t**2 * (1 - t), t**3])  # (4, 12)
-    pixels = (axis - 1j * axis[:, None]).reshape(-1, 1)                            # (grid², 1), row by row from the top
+    check_draw(rng, n_classes, "n_classes")
+    check_count("n_examples", n_examples)
+    check_count("grid", grid)
+    t = np.linspace(0, 1, 12)
+    bezier = np.stack([(1 - t)**3, 3 * t * (1 - t)**2, 3 * t**2 * (1 - t), t**3])   # (4, 12)
+    axis = np.linspace(-1, 1, grid)
+    pixels = (axis - 1j * axis[:, None]).reshape(-1, 1)                   # (grid², 1), from the top
 
     def anywhere(draw, *shape):
         return draw(size=shape) + 1j * draw(size=shape)
@@ -136,14 +162,34 @@ def characters(rng, n_classes, n_examples=20, grid=14):
     for _ in range(n_classes):
         character = anywhere(partial(rng.uniform, -0.8, 0.8), 3, 4)
         attempts = character + 0.12 * anywhere(rng.normal, n_examples, 3, 4)
-        turn, shift = np.exp(0.2j * rng.normal(size=(n_examples, 1))), 0.15 * anywhere(rng.normal, n_examples, 1)
+        turn = np.exp(0.2j * rng.normal(size=(n_examples, 1)))
+        shift = 0.15 * anywhere(rng.normal, n_examples, 1)
         ink = (attempts @ bezier).reshape(n_examples, -1) * turn + shift
-        distance = abs(pixels - ink[:, None]).min(-1)                              # (n_examples, grid²)
+        distance = abs(pixels - ink[:, None]).min(-1)                     # (n_examples, grid²)
         pen = rng.uniform(0.1, 0.16, (n_examples, 1))
         classes.append(np.exp(-(distance / pen)**2 / 2).astype(np.float32))
     return classes
 
 
-def _check_draw(rng, n, name="n_tasks"):
+# ------------------------------------------------------------------------------------ checks
+
+def require(fits, name, expected, got):
+    """Raise a ValueError of one line if an argument does not fit."""
+    if not fits:
+        array = isinstance(got, np.ndarray)
+        found = f"{got.dtype} of shape {got.shape}" if array else f"{got!r:.80}"
+        raise ValueError(f"{name}: expected {expected}, got {found}")
+
+
+def is_finite(value):
+    return isinstance(value, (int, float, np.integer, np.floating)) and np.isfinite(value)
+
+
+def check_count(name, value, least=1):
+    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    require(whole and value >= least, name, f"a whole number >= {least}", value)
+
+
+def check_draw(rng, n, name="n_tasks"):
     require(isinstance(rng, np.random.Generator), "rng", "a numpy.random.Generator", rng)
-    require(is_whole(n, 1), name, "a whole number >= 1", n)
+    check_count(name, n)
