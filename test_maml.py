@@ -134,6 +134,7 @@ def problem(spec, n_tasks=3):
     tasks = []
     for n in 5, 4:
         y = rng.standard_normal((n_tasks, n, d_out + (loss == "policy")))
+        y[..., d_out:] *= 0.3  # small advantages: those below 0 drive θ_k away
         labels = rng.integers(0, d_out, (n_tasks, n))
         tasks += [rng.standard_normal((n_tasks, n, d_in)), labels if loss == "cross_entropy" else y]
     for a in (theta, *tasks):
@@ -289,7 +290,8 @@ def plain_passes(spec, model, theta, x, y, v, right):
         RA_M = Ra[l] @ W + column * b
         A_N = a[l] @ V + right("no bias of v in A_l N_l, (7R)") * c
         Rz.append(right("no R{A_l} M_l in (7R)") * RA_M + right("no A_l N_l in (7R)") * A_N)
-        value, slope, _ = sigma(spec[1], z[l])
+        value, slope, curvature = sigma(spec[1], z[l])
+        slope = slope if right("σ″ in place of σ′") else curvature
         a.append(value)
         Ra.append((slope if right("no σ′ in R{a_{l+1}}, (7R)") else 1) * Rz[l])
     last = len(layers) - 1
@@ -314,7 +316,7 @@ def plain_passes(spec, model, theta, x, y, v, right):
             Re = right("no R{δ_l} W_lᵀ in (11R)") * (Rdelta @ turned)
             Re = Re + right("no δ_l V_lᵀ in (11R)") * (delta @ V.T)
             at = z[l - 1] if right("σ′ taken at a_{l+1}, not at z_l") else a[l]
-            slope = sigma(spec[1], at)[1]
+            slope = sigma(spec[1], at)[1 if right("σ″ in place of σ′") else 2]
             bend = sigma(spec[1], z[l - 1])[2]
             sign = 1 if right("a plus for a minus in σ″, (11R)") else -1
             first = e if right("δ_{l−1} in place of e_l in front of σ″, (11R)") else e * slope
@@ -361,6 +363,10 @@ def plain_meta(model, theta, tasks, alpha, K, right):
         rate = rates[k]
         if not right("(3) taken from the first step to the last: begin with k = K − 1"):
             rate, hvp = rates[K - 1 - k], ends[K - 1 - k][2]
+        if not right("the first rate in every step of (3)"):
+            rate = rates[0]
+        if not right("the last rate in every step of (3)"):
+            rate = rates[K - 1]
         if not right("the Hessian of the query loss, not the support loss"):
             hvp = at_query[k][2]
         before = rate if right("no inner rate in front of v_{k+1}, (3)") else 1
@@ -432,7 +438,7 @@ def plain_adam(grads, lr, right):
         m = b1 * m + (1 - b1 if right("no 1 − β₁ in m") else 1) * g
         squared = g * g if right("no square in u") else g
         u = b2 * u + (1 - b2 if right("no 1 − β₂ in u") else 1) * squared
-        s = t if right("t counted from 0 in the corrections: begin with 1") else max(t - 1, 1)
+        s = t if right("t is always 1 in the corrections") else 1
         corrected_m = m / (1 - b1**s if right("no correction of m by 1 − β₁ᵗ") else 1)
         corrected_u = u / (1 - b2**s if right("no correction of u by 1 − β₂ᵗ") else 1)
         if not right("no corrections by 1 − β₁ᵗ and 1 − β₂ᵗ"):
@@ -447,6 +453,7 @@ def plain_adam(grads, lr, right):
         theta = theta - sign * lr * corrected_m / divisor
         path.append(theta)
     return np.array(path)
+
 
 # ------------------------------------------------------------------- the proof: activations, losses
 
@@ -497,7 +504,11 @@ def check_loss(name, f, y):
     n, d_out = f.shape[-2:]
     if np.shape(loss) != f.shape[:-2]:
         fail(f"L of {name}: expected an array {f.shape[:-2]}, got shape {np.shape(loss)}")
-    Rf = np.random.default_rng(1).standard_normal(f.shape)
+    Rf, h = np.random.default_rng(1).standard_normal(f.shape), 1e-5
+    expected = derivatives(lambda at: needed(name)(at, y)[0].sum(), f)
+    slope = (needed(name)(f + h * Rf, y)[0] - needed(name)(f - h * Rf, y)[0]).sum() / (2 * h)
+    if abs((expected * Rf).sum() - slope) > 1e-6:
+        fail(f"L of {name} is wrong for complex f: an abs, a norm or a conjugate in it?")
 
     def gallery(part, expected):
         mistakes = {f"a sum over {n} examples, not a mean": n * expected,
@@ -509,11 +520,15 @@ def check_loss(name, f, y):
             plain_loss(name, *one, right)[part] for one in zip(f, y, Rf)])))
         return mistakes
 
-    expected = derivatives(lambda at: needed(name)(at, y)[0].sum(), f)
     check(f"δ of {name}, the derivative of its L", delta, expected, partial(gallery, 0, expected))
     expected = needed(name)(f + 1j * STEP * Rf, y)[1].imag / STEP
     check(f"R{{δ}} of {name}, the derivative of its δ", R_delta(Rf), expected,
           partial(gallery, 1, expected))
+    y = y if y.dtype.kind == "i" else y.astype(np.float32)
+    loss, delta, R_delta = needed(name)(f.astype(np.float32), y)
+    for what, a in ("L", loss), ("δ", delta), ("R{δ}", R_delta(Rf.astype(np.float32))):
+        if a.dtype != np.float32:
+            fail(f"{what} of {name}: of a float32 f expected float32, got {a.dtype}")
 
 
 @proves("mse")
@@ -644,6 +659,7 @@ NOT_DERIVED = "a complex step through g, or a real array in between? (7R) to (11
 def test_07R_to_11R_hvp_is_the_derivative_of_the_gradient(spec):
     model, theta, (x, y, _, _), rng = problem(spec)
     u, v = rng.standard_normal((2, 3, model.n_params))
+    v.setflags(write=False)
     hvp = model.linearize(theta, x, y)[2]
     expected = model.linearize(theta + 1j * STEP * v, x, y)[1].imag / STEP
     gallery = partial(model_gallery, 2, spec, model, theta, x, y, v)
@@ -690,7 +706,7 @@ def test_07_to_11R_leading_axes_broadcast(spec):
             check(f"H v {where}, v (P,)", pick(hvp(v[0])), single[2](v[0]), model=model)
 
 
-@proves("_forward", "_backward", "hvp")
+@proves("_forward", "_backward", "hvp", "adapt", "meta_gradient", "reptile_gradient")
 @pytest.mark.parametrize("activation", ("tanh", "relu"))
 @pytest.mark.parametrize("loss", ("mse", "cross_entropy", "policy"))
 def test_theta_decides_the_precision(activation, loss):
@@ -701,7 +717,7 @@ def test_theta_decides_the_precision(activation, loss):
     _, outer, outer_alpha = meta_gradient(model, theta, tasks, alpha, 3, wrt_alpha=True)
     _, direction = reptile_gradient(model, theta, tasks, alpha)
     for what, a in {"f": model.predict(theta, tasks[0]), "L": L, "g": grad, "H v": hvp(grad),
-                    "∂J/∂θ": outer, "∂J/∂α": outer_alpha, "Reptile's": direction}.items():
+                    "θ_1": adapt(model, theta, *tasks[:2], alpha), "∂J/∂θ": outer, "∂J/∂α": outer_alpha, "Reptile's": direction}.items():
         if a.dtype != np.float32:
             fail(f"{what} at a float32 θ: expected float32, got {a.dtype}")
     assert error(outer, exact[1]) < 1e-5 and error(outer_alpha, exact[2]) < 1e-5
@@ -719,18 +735,19 @@ def test_01_adapt_takes_K_gradient_steps(K):
         for rate in by_step(alpha, K, model.n_params):
             path.append(path[-1] - rate * model.linearize(path[-1], x, y)[1])
             at_start = at_start - rate * model.linearize(theta, x, y)[1]
-        one_rate = theta
-        for _ in range(K):
+        one_rate = uphill = theta
+        for rate in by_step(alpha, K, model.n_params):
             first = by_step(alpha, K, model.n_params)[0]
             one_rate = one_rate - first * model.linearize(one_rate, x, y)[1]
-        gallery = {"every gradient taken at the start": at_start,
+            uphill = uphill + rate * model.linearize(uphill, x, y)[1]
+        gallery = {"every gradient taken at the start": at_start, "a plus for the minus": uphill,
                    "the first rate in every step": one_rate,
-                   "a plus for the minus": 2 * theta - path[K],
                    "one step too few": path[max(K - 1, 0)]}
         where = f"for K = {K}, alpha {np.shape(alpha)}"
         found = adapt(model, theta, x, y, alpha, K)
         check(f"θ_K {where}", found, path[K], lambda: gallery, model)
-    assert not np.shares_memory(adapt(model, theta, x, y, alpha, K), theta)
+        if np.shares_memory(found, theta):
+            fail(f"θ_K {where} is the array that was passed in: return a new one")
 
 
 class Watched:
@@ -772,6 +789,7 @@ def test_03_meta_gradient_takes_K_products_and_nothing_but_linearize():
 @every_model
 def test_02_03_04_meta_gradient_is_the_derivative_of_the_meta_objective(spec, K):
     model, theta, tasks, rng = problem(spec)
+    d = rng.standard_normal(model.n_params)
     for alpha in alphas(rng, K, model.n_params):
         where = f"for K = {K}, alpha {np.shape(alpha)}"
         J, grad, nothing = meta_gradient(model, theta, tasks, alpha, K)
@@ -783,6 +801,8 @@ def test_02_03_04_meta_gradient_is_the_derivative_of_the_meta_objective(spec, K)
             "a sum over tasks, not a mean": 3 * right,
             "divided by the number of tasks twice": right / 3,
             "the loss before adapting": objective(model, theta, tasks, alpha, 0)})
+        J_at = meta_gradient(model, theta + 1j * STEP * d, tasks, alpha, K)[0]
+        check(f"Im J for complex θ {where}", np.imag(J_at) / STEP, expected @ d)
         if nothing is not None or not isinstance(J, float):
             fail(f"expected a float J and no ∂J/∂α, got {type(J).__name__} and {nothing!r:.30}")
 
@@ -964,10 +984,13 @@ def test_12_adam():
                     variants(partial(plain_adam, grads, 0.01)).items()}
         expected = plain_adam(grads, 0.01, lambda mistake: True)[t]
         check(f"θ after {t + 1} steps of Adam", found, expected, gallery)
-    start = np.ones(2, np.float32)
-    if maml.Adam().step(start, np.ones(2), np.float64(0.1)).dtype != np.float32:
-        fail("step of a float32 θ: expected float32")
-    check("the default lr", maml.Adam().step(np.zeros(1), np.ones(1)), [-1e-3 / (1 + 1e-8)])
+    own = maml.Adam(beta1=0.5, beta2=0.25, eps=0.125)  # m = 1/2, u = 3/4, both corrected to 1
+    check("a step with β₁ = ½, β₂ = ¼, ε = ⅛", own.step(np.zeros(1), np.ones(1), 9.0), [-8.0])
+    check("a step with the lr unless told", maml.Adam().step(np.zeros(1), np.ones(1)),
+          [-1e-3 / (1 + 1e-8)])
+    kind = maml.Adam().step(np.ones(2, np.float32), np.ones(2), np.float64(0.1)).dtype
+    if kind != np.float32:
+        fail(f"step of a float32 θ with lr an np.float64: expected float32, got {kind}")
 
 
 def replay(grads_theta, grads_alpha, rates):
@@ -1087,7 +1110,8 @@ def test_a_short_training_run_learns_to_adapt():
 
 BLIND = {  # settings of the chain's kind, and how mistakes begin that make no difference in them
     ("tanh", 5, DEEP): (),
-    ("tanh", 1, (3, 5, 4)): ("the Hessian always", "the Hessians applied", "(3) taken"),
+    ("tanh", 1, (3, 5, 4)): ("the Hessian always", "the Hessians applied", "(3) taken",
+                             "the first rate", "the last rate"),
     ("relu", 5, (3, 5, 4)): (),
     ("relu", 4, LINEAR): ("the Hessian always", "the Hessian of step k", "the Hessians applied",
                           "θ_k changed"),
@@ -1212,6 +1236,7 @@ BAD = [
     (r"rng: expected a numpy.random.Generator, got 0", lambda: R().init(0)),
     (r"std: expected a finite number >= 0 or None, got -1", lambda: R().init(RNG, -1)),
     (r"std: .*, got inf", lambda: R().init(RNG, math.inf)),
+    (r"std: .*, got '1'", lambda: R().init(RNG, "1")),
     (r"dtype: expected float32 or float64, got 'int64'", lambda: R().init(RNG, dtype="int64")),
     (r"theta: expected float32 or float64 of shape \(..., 13\), got .* \(12,\)",
      lambda: R().unpack(T[1:])),
@@ -1749,23 +1774,32 @@ def test_demo_runs_as_a_command_and_draws_in_ascii_where_unicode_cannot_be_shown
 
 # --------------------------------------------------------------------------------------- the grader
 
-BODIES = {  # what a student derives, in the order of the derivation: equations, and what to know
-    "relu": ("(7)", "σ′(0) is 0 here. Return None for σ″, which is 0 everywhere."),
-    "tanh": ("(7)", "z may be complex."),
-    "mse": ("(8) (8R)", "Return L, an array (...,), δ, and the function R{f} -> R{δ}."),
-    "cross_entropy": ("(9) (9R)", "Logits may be ±1000, or complex: subtract the largest .real."),
-    "policy": ("(13) (13R)", "y holds the action in its columns but the last, which is A."),
+BODIES = {  # what a student derives, in the grader's order: its equations, and what to know
+    "relu": ("(7)", "σ′(0) is 0 here. None stands for σ″, which is 0 everywhere. All are of z's "
+             "precision: a float32 z gives a float32 slope. z may be complex."),
+    "tanh": ("(7)", "All three are of z's precision. z may be complex."),
+    "mse": ("(8) (8R)", "Return L, δ and the function R{f} -> R{δ}, all of f's precision. f may be "
+            "complex: squares are plain products, not |.|²."),
+    "cross_entropy": ("(9) (9R)", "Return as mse does. Logits may be ±1000 or complex: subtract the "
+                      "largest .real. All are of f's precision."),
+    "policy": ("(13) (13R)", "Return as mse does. ‖.‖² is a sum of plain products, as in mse."),
     "_forward": ("(7)", "Given: append_column(a, 1). M and x may have different leading axes."),
-    "_backward": ("(10) (11)", "Given: transpose, times_transpose(a, B) = a Bᵀ, and "
-                  "self._matrices(grad), views that fill grad. grad has the leading axes of δ."),
+    "_backward": ("(10) (11)", "Given: transpose, times_transpose(a, B) = a Bᵀ, self._matrices(grad), "
+                  "views that fill grad. delta[l] and e[l] are δ_l and e_l; e[0] may be None. grad "
+                  "has the leading axes of δ."),
     "hvp": ("(7R) (10R) (11R)", "Given: append_column(a, 0), transpose, times_transpose, "
-            "self._matrices. θ, x and v may have different leading axes; H v has them all, in axes. "
-            "A curvature of None is a σ″ of 0. Derive it: a complex step does not count."),
-    "adapt": ("(1)", "Given: rates, which holds α_k for each step. Change nothing in place."),
-    "meta_gradient": ("(1) to (5)", "Given: rates; groups(tasks, theta), which yields the tasks in "
-                      "parts; sum_shared(rows, alpha, dtype) for (5). J is a float, not an array."),
-    "reptile_gradient": ("(6)", "Given: groups and adapt, which returns (P,) if steps is 0."),
-    "step": ("(12)", "self.m, self.u and self.t are 0 at first. Return the next theta."),
+            "self._matrices. H v has the leading axes `axes`, those of θ, x and v together. A "
+            "curvature of None is 0. Derive it: complex steps do not count."),
+    "adapt": ("(1)", "Given: rates, α_k of each step, (P,) or (1,). Return a new array, even if "
+              "steps is 0, and change none in place."),
+    "meta_gradient": ("(1) to (5)", "Given: rates, α_k of each step, (P,) or (1,); groups(tasks, "
+                      "theta), the tasks in groups that may differ in size, so add up sums and "
+                      "divide once; sum_shared(entries, alpha, dtype) for (5), where entries[k] is "
+                      "the (P,) of step k. J is a number, not an array."),
+    "reptile_gradient": ("(6)", "Given: groups, as in meta_gradient, and adapt, which returns (P,) "
+                         "if steps is 0."),
+    "step": ("(12)", "self.m, self.u and self.t are 0 at first. The next theta has theta's dtype, "
+             "even if lr is an np.float64."),
 }
 
 
@@ -1821,7 +1855,7 @@ def explain(exception):
         where += f"line {own[-1]}, {source[own[-1] - 1].strip()}: "
     elif frames:
         where += "what it returns cannot be used: "
-    text = (str(exception).splitlines() or ["it ends the program"])[0]
+    text = (str(exception).strip().splitlines() or ["it ends the program"])[0]
     if "read-only" in text:
         text += " (it was passed in, and may not be changed in place)"
     if any(f"'{name}'" in text for name in FRAMEWORKS):
