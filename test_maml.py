@@ -1258,6 +1258,7 @@ BAD = [
     (r"y: expected real numbers of shape \(5, 1\), as x has it, got .* \(5,\)",
      lambda: R().loss(T, X[0], np.zeros(5))),
     (r"y: .*, got object", lambda: R().linearize(T, X, None)),
+    (r"y: .*, got complex128", lambda: R().loss(T, X, Y + 1j)),
     (r"y: expected real numbers of shape \(4, 5, 2\)",
      lambda: MLP((2, 1), loss="policy").loss(np.zeros(3), X, Y)),
     (r"y: expected integer labels 0 to 2 of .* from 3 to 3$",
@@ -1286,6 +1287,7 @@ BAD = [
     (r"alpha: expected no more rows than steps, 1, got .* \(4, 13\)",
      lambda: reptile_gradient(R(), T, SETS, np.ones((4, 13)))),
     (r"tasks: expected four arrays x_support, .*, got \(1, 2\)", lambda: gradient_of((1, 2), 0.1)),
+    (r"tasks: .*, got float64 of shape \(4, 4, 5, 2\)", lambda: gradient_of(np.array([X] * 4), 0.1)),
     (r"x_support: expected shape .* at least 1",
      lambda: gradient_of([a[:0] for a in SETS], 0.1)),
     (r"x_query: expected an array without a mask", lambda: gradient_of([X, Y, MASKED, Y], 0.1)),
@@ -1858,7 +1860,7 @@ def explain(exception):
     text = (str(exception).strip().splitlines() or ["it ends the program"])[0]
     if "read-only" in text:
         text += " (it was passed in, and may not be changed in place)"
-    if any(f"'{name}'" in text for name in FRAMEWORKS):
+    if re.search(rf"\b({'|'.join(FRAMEWORKS)})\b", text):
         text += " (only numpy and Python's own modules are at hand)"
     return f"{where}{type(exception).__name__}: {text}"
 
@@ -1949,6 +1951,80 @@ def mark_all(options, parser):
     if options.json:
         Path(options.json).write_text(as_gradescope(marks[options.grade[0]]), encoding="utf-8")
     return any(any(messages.values()) for messages in marks.values())
+
+
+def source_with(name, body):
+    """Return maml.py's source with the body of one function replaced."""
+    tree = ast.parse((HERE / "maml.py").read_text(encoding="utf-8"))
+    functions_of(tree)[name].body = ast.parse(body).body
+    return ast.unparse(tree)
+
+
+@about_the_project
+@pytest.mark.parametrize("name, body, words", (
+    ("tanh", "raise NotImplementedError", "not written yet"),
+    ("tanh", "import os; os._exit(0)", "the process ended before its tests did"),
+    ("tanh", "import sys; sys.exit()", "SystemExit: it ends the program"),
+    ("tanh", "while True: print(z)", "not done after 1 s: an endless loop?"),
+    ("tanh", "import torch", "only numpy and Python's own modules are at hand"),
+    ("tanh", "pass", "what it returns cannot be used: TypeError"),
+    ("hvp", "return self.linearize(theta + 1e-30j * v, x, y)[1].imag / 1e-30", NOT_DERIVED),
+    ("adapt", "theta -= alpha\nreturn theta", "theta -= alpha: ValueError: output array is read-only"),
+    ("adapt", "for rate in check_inner(model, theta, alpha, steps)[1]:\n"
+     "    theta = theta - rate * model.linearize(theta, x, y)[1]\nreturn theta", "was passed in"),
+    ("_backward", "n = delta_last.shape[-2]\nreturn nothing(n)", ": NameError: name 'nothing'")))
+def test_a_wrong_body_costs_its_own_point_and_is_told_why(tmp_path, name, body, words):
+    student = tmp_path / "student.py"
+    student.write_text(source_with(name, body), encoding="utf-8")
+    assert words in mark(str(student), name, 1 if "while" in body else 30)
+    if "exit" in body:
+        assert mark(str(student), "relu", 30) == ""
+
+
+@about_the_project
+def test_a_student_may_add_functions_methods_and_imports_of_their_own(tmp_path):
+    source = source_with("tanh", "return curved(np.tanh(z))").replace("import math\n", "import math as m\n")
+    source += "\n\ndef curved(a):\n    return a, 1 - a * a, -2 * a * (1 - a * a) * m.cos(0)\n"
+    student = tmp_path / "student.py"
+    student.write_text(source, encoding="utf-8")
+    assert mark(str(student), "tanh", 30) == ""
+    student.write_text(source.replace("def relu", "def rectify"), encoding="utf-8")
+    assert mark(str(student), "relu", 30) == "no function relu: keep the names of the sheet"
+
+
+@about_the_project
+def test_marks_are_printed_summed_and_written_for_gradescope(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys.modules[__name__], "mark", lambda file, name, seconds:
+                        "off by one" if name == "hvp" and file == "a.py" else "")
+    out = tmp_path / "results.json"
+    for arguments, status in ((["a.py", "--json", str(out)], 1), (["b.py"], 0), (["a.py", "b.py"], 1)):
+        monkeypatch.setattr(sys, "argv", ["test_maml.py", "--grade", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        assert caught.value.code == status
+    printed = capsys.readouterr().out
+    assert re.search(r"^hvp +\(7R\) \(10R\) \(11R\) +wrong +0.0 s  off by one$", printed, re.M)
+    assert printed.splitlines()[12] == "11 of 12" and re.search(r"^b.py( +1){12} +12$", printed, re.M)
+    results = json.loads(out.read_text(encoding="utf-8"))["tests"]
+    assert sum(test["score"] for test in results) == 11 and len(results) == 12
+    assert {test["output"] for test in results} == {"right", "off by one"}
+
+
+@about_the_project
+def test_the_sheet_keeps_all_but_the_bodies_to_derive():
+    source = (HERE / "maml.py").read_text(encoding="utf-8")
+    sheet, whole = functions_of(ast.parse(skeleton(source))), functions_of(ast.parse(source))
+    assert whole.keys() - sheet.keys() == {"R_delta"}  # part of a body to derive
+    for name, left in sheet.items():
+        full = whole[name]
+        assert ast.dump(left.args) == ast.dump(full.args)
+        assert ast.get_docstring(left) == ast.get_docstring(full)
+        if name in BODIES:
+            kept = [ast.dump(line) for line in left.body[:-1]]
+            assert ast.unparse(left.body[-1]) == "raise NotImplementedError"
+            assert kept == [ast.dump(line) for line in full.body[:len(kept)]] and len(kept) < 6
+        elif name != "linearize":
+            assert ast.dump(left) == ast.dump(full)
 
 
 if __name__ == "__main__":
