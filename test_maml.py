@@ -1279,6 +1279,8 @@ BAD = [
     (r"steps: .*, got True", lambda: reptile_gradient(R(), T, SETS, 0.1, True)),
     (r"alpha: expected a finite number or an array of them, of shape \(13,\), \(steps, 13\) or "
      r"\(steps, 1\), got .* \(12,\)", lambda: adapt(R(), T, X, Y, np.ones(12))),
+    (r"alpha: .* \(2, 3\)", lambda: gradient_of(SETS, np.ones((2, 3)), 2)),
+    (r"alpha: .* \(0, 1\)", lambda: gradient_of(SETS, np.ones((0, 1)))),
     (r"alpha: .* 1e\+300$", lambda: adapt(R(), T.astype("float32"), X, Y, 1e300)),
     (r"alpha: .* nan to nan", lambda: adapt(R(), T, X, Y, math.nan)),
     (r"alpha: .*, got <U3", lambda: adapt(R(), T, X, Y, "0.1")),
