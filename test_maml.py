@@ -89,7 +89,7 @@ maml = module_under_test()
 MLP, adapt, meta_gradient, meta_train = maml.MLP, maml.adapt, maml.meta_gradient, maml.meta_train
 reptile_gradient = maml.reptile_gradient
 
-if not GRADED:
+if not GRADED and __name__ != "__main__":   # to mark students needs maml.py and this file only
     import demo
     import tasks as families
 
@@ -195,7 +195,8 @@ def check(what, found, expected, gallery=dict, model=None):
     """Fail with one line that says what is wrong, unless found equals expected to rounding."""
     if found is None or np.shape(found) != np.shape(expected):
         got = "nothing" if found is None else f"shape {np.shape(found)}"
-        fail(f"{what}: expected shape {np.shape(expected)}, got {got}")
+        rows = ", a row for each task" if np.shape(found) == np.shape(expected)[1:] else ""
+        fail(f"{what}: expected shape {np.shape(expected)}{rows}, got {got}")
     if not error(found, expected) < TOLERANCE:
         fail(f"{what}: {diagnose(found, expected, gallery(), model)}")
 
@@ -260,20 +261,26 @@ def sigma(activation, z):
 
 
 def plain_loss(loss, f, y, Rf, right):
-    """Return δ and R{δ} of one task's f (n, d_out)."""
+    """Return L, δ and R{δ} of one task's f (n, d_out)."""
     n, d_out = f.shape
     if loss == "mse":
-        return 2 * (f - y) / (n * d_out), 2 * Rf / (n * d_out)
+        Ry = 0 if right("y is constant, so R{y} is 0, (8R)") else y
+        return ((f - y)**2).sum() / (n * d_out), 2 * (f - y) / (n * d_out), 2 * (Rf - Ry) / (n * d_out)
     if loss == "policy":
-        weight = y[:, -1:] if right("no advantage in front of f − action, (13)") else 1
-        R_weight = y[:, -1:] if right("no advantage in R{δ}, (13R)") else 1
-        return weight * (f - y[:, :-1]) / n, R_weight * Rf / n
+        A = y[:, -1:]
+        off = f - y[:, :-1]
+        delta = (A if right("no advantage in front of f − action, (13)") else 1) * off / n
+        R_A = A if right("no advantage in R{δ}, (13R)") else 1
+        return (A * off**2).sum() / (2 * n), delta, R_A * Rf / n
     p = np.exp(f) / np.exp(f).sum(-1, keepdims=True)
     onehot = np.eye(d_out)[y] if right("no onehot(y) in δ, (9)") else 0
     across = (p * Rf).sum(-1, keepdims=True)
     if not right("only the diagonal of the softmax's Hessian, p (1 − p), (9R)"):
         across = p * Rf
-    return (p - onehot) / n, p * (Rf - right("no sum over classes in (9R)") * across) / n
+    Rp = p * (Rf - right("no sum over classes in (9R)") * across)
+    if not right("no p in front of the sum in (9R)"):
+        Rp = p * Rf - across
+    return -np.log(p[np.arange(n), y]).sum() / n, (p - onehot) / n, Rp / n
 
 
 def plain_passes(spec, model, theta, x, y, v, right):
@@ -296,7 +303,8 @@ def plain_passes(spec, model, theta, x, y, v, right):
         Ra.append((slope if right("no σ′ in R{a_{l+1}}, (7R)") else 1) * Rz[l])
     last = len(layers) - 1
     f = z[last] if right("σ after the last layer too, (7)") else a[-1]
-    delta, Rdelta = plain_loss(spec[2], f, y, Rz[last], right)
+    _, delta, Rdelta = plain_loss(spec[2], f, y, Rz[last], right)
+    exact = right("the Gauss-Newton product: the terms with δ_l and e_l are missing, (10R) (11R)")
     if not right("δ in place of R{δ} at the last layer"):
         Rdelta = delta
     g, Hv = [], []
@@ -304,7 +312,7 @@ def plain_passes(spec, model, theta, x, y, v, right):
         W, V = layers[l][0], along[l][0]
         share = 1 if right("the bias averaged over the examples, not summed, (10)") else 1 / len(x)
         g = [a[l].T @ delta, share * delta.sum(0)] + g
-        H_W = right("no R{A_l}ᵀ δ_l in (10R)") * (Ra[l].T @ delta)
+        H_W = right("no R{A_l}ᵀ δ_l in (10R)") * exact * (Ra[l].T @ delta)
         H_W = H_W + right("no A_lᵀ R{δ_l} in (10R)") * (a[l].T @ Rdelta)
         share = 1 if right("the bias averaged over the examples, (10R)") else 1 / len(x)
         column = l and not right("[R{a_l} 1] in place of [R{a_l} 0], (7R)")
@@ -314,7 +322,7 @@ def plain_passes(spec, model, theta, x, y, v, right):
             e = delta @ (W.T if right("W reshaped in place of transposed, (11)") else reshaped)
             turned = W.T if right("W reshaped in place of transposed, (11R)") else reshaped
             Re = right("no R{δ_l} W_lᵀ in (11R)") * (Rdelta @ turned)
-            Re = Re + right("no δ_l V_lᵀ in (11R)") * (delta @ V.T)
+            Re = Re + right("no δ_l V_lᵀ in (11R)") * exact * (delta @ V.T)
             at = z[l - 1] if right("σ′ taken at a_{l+1}, not at z_l") else a[l]
             slope = sigma(spec[1], at)[1 if right("σ″ in place of σ′") else 2]
             bend = sigma(spec[1], z[l - 1])[2]
@@ -322,7 +330,7 @@ def plain_passes(spec, model, theta, x, y, v, right):
             first = e if right("δ_{l−1} in place of e_l in front of σ″, (11R)") else e * slope
             then = Rz[l - 1] if right("R{a_l} in place of R{z_{l−1}} behind σ″, (11R)") else Ra[l]
             then = then if right("no R{z_{l−1}} behind σ″, (11R)") else 1
-            bent = right("no σ″ term in (11R)") * sign * first * bend * then
+            bent = right("no σ″ term in (11R)") * exact * sign * first * bend * then
             Rdelta = (slope if right("no σ′ behind R{e_l}, (11R)") else 1) * Re + bent
             delta = e * (slope if right("no σ′ in δ_{l−1}, (11)") else 1)
     return f, *(np.concatenate([part.ravel() for part in parts]) for parts in (g, Hv))
@@ -349,7 +357,7 @@ def plain_meta(model, theta, tasks, alpha, K, right):
     ends = [model.linearize(t, *support) for t in path]
     at_query = [model.linearize(t, *query) for t in path]
     v = at_query[K if right("the query gradient taken at θ, not at θ_K") else 0][1]
-    rows = []
+    rows, behind = [], []
     for k in reversed(range(K)):
         _, grad, hvp = ends[k]
         if not right("the Hessian always taken at θ_0"):
@@ -376,14 +384,21 @@ def plain_meta(model, theta, tasks, alpha, K, right):
         if not right("the inner rate on both sides of H, (3)"):
             after = rate
         sign = 1 if right("a plus in front of H, (3)") else -1
+        if not right("the Hessian of the query set at θ_K"):
+            hvp = at_query[K][2]
         carried = right("no v_{k+1} in front of the minus, (3)")
         exact = right("first-order MAML: the Hessian term of (3) is missing")
-        earlier = carried * v - exact * sign * after * hvp(before * v)
+        multiplied = v if right("H multiplied by v_K, not by v_{k+1}, (3)") else at_query[K][1]
+        earlier = carried * v - exact * sign * after * hvp(before * multiplied)
+        behind.insert(0, v)
         rows.insert(0, -grad * (v if right("v_k in place of v_{k+1}, (5)") else earlier))
         if not right("the query gradient v_K in place of v_{k+1}, (5)"):
             rows[0] = -grad * at_query[K][1]
         v = earlier
     rows = np.array([row.mean(0) for row in rows]).reshape(K, len(theta))
+    if not right("the product of the means over tasks, not the mean of the products, (5)"):
+        rows = np.array([-ends[k][1].mean(0) * after.mean(0) for k, after in enumerate(behind)])
+        rows = rows.reshape(K, len(theta))
     scale = 1 if right("a sum over tasks, not a mean") else len(tasks[0])
     scale = scale if right("divided by the number of tasks twice") else 1 / len(tasks[0])
     sign = 1 if right("no minus in (5)") else -1
@@ -437,6 +452,7 @@ def plain_adam(grads, lr, right):
     for t, g in enumerate(grads, 1):
         m = b1 * m + (1 - b1 if right("no 1 − β₁ in m") else 1) * g
         squared = g * g if right("no square in u") else g
+        squared = squared if right("m ∘ m in place of G ∘ G in u") else m * m
         u = b2 * u + (1 - b2 if right("no 1 − β₂ in u") else 1) * squared
         s = t if right("t is always 1 in the corrections") else 1
         corrected_m = m / (1 - b1**s if right("no correction of m by 1 − β₁ᵗ") else 1)
@@ -502,8 +518,12 @@ def check_loss(name, f, y):
     """Check that δ is the derivative of L, and R{δ} that of δ, by complex steps."""
     loss, delta, R_delta = needed(name)(f, y)
     n, d_out = f.shape[-2:]
-    if np.shape(loss) != f.shape[:-2]:
-        fail(f"L of {name}: expected an array {f.shape[:-2]}, got shape {np.shape(loss)}")
+    right = np.array([plain_loss(name, *one, 0 * f[0], lambda mistake: True)[0] for one in zip(f, y)])
+    check(f"L of {name} for f {f.shape}", loss, right, lambda: {
+        "divided by the number of tasks too: each task has a mean of its own": right / len(f),
+        "n taken from the axis of the tasks": right * n / len(f), "half of it": right / 2,
+        "n and d_out confused": right * d_out / n, "d_out and n confused": right * n / d_out,
+        "a sum over examples, not a mean": right * n})
     Rf, h = np.random.default_rng(1).standard_normal(f.shape), 1e-5
     expected = derivatives(lambda at: needed(name)(at, y)[0].sum(), f)
     slope = (needed(name)(f + h * Rf, y)[0] - needed(name)(f - h * Rf, y)[0]).sum() / (2 * h)
@@ -520,10 +540,10 @@ def check_loss(name, f, y):
             plain_loss(name, *one, right)[part] for one in zip(f, y, Rf)])))
         return mistakes
 
-    check(f"δ of {name}, the derivative of its L", delta, expected, partial(gallery, 0, expected))
+    check(f"δ of {name}, the derivative of its L", delta, expected, partial(gallery, 1, expected))
     expected = needed(name)(f + 1j * STEP * Rf, y)[1].imag / STEP
     check(f"R{{δ}} of {name}, the derivative of its δ", R_delta(Rf), expected,
-          partial(gallery, 1, expected))
+          partial(gallery, 2, expected))
     y = y if y.dtype.kind == "i" else y.astype(np.float32)
     loss, delta, R_delta = needed(name)(f.astype(np.float32), y)
     for what, a in ("L", loss), ("δ", delta), ("R{δ}", R_delta(Rf.astype(np.float32))):
@@ -592,6 +612,29 @@ def test_07_theta_holds_weights_then_bias_layer_by_layer_and_unpack_gives_views(
 
 @proves("_forward")
 @every_model
+def test_07_forward_returns_what_the_way_back_needs(spec):
+    model, theta, (x, _, _, _), _ = problem(spec)
+    if not hasattr(model, "_forward"):
+        pytest.skip("the module has no method _forward")
+    M = model._matrices(theta)
+    _, A, slope, curvature = model._forward(M, x)
+    value, ones = x, np.ones((3, 5, 1))
+    for l in range(len(M) - 1):
+        where = f"as returned, of {len(M)} layers of {spec[1]}"
+        right = np.concatenate([value, ones], -1)
+        z = right @ M[l]
+        value, first, second = sigma(spec[1], z)
+        check(f"A_{l} {where}", A[l], right, lambda: {
+            "[1 a_l] in place of [a_l 1]": np.concatenate([ones, right[..., :-1]], -1),
+            "the 1 appended before σ": np.concatenate([right[..., :-1], sigma(spec[1], ones)[0]], -1)})
+        check(f"σ′(z_{l}) {where}", slope[l], first, lambda: {
+            "σ″ in place of σ′": second, f"σ′ taken at a_{l + 1}": sigma(spec[1], value)[1]})
+        bent = np.zeros(z.shape) if curvature[l] is None else curvature[l]
+        check(f"σ″(z_{l}) {where}", bent, second, lambda: {"σ′ in place of σ″": first})
+
+
+@proves("_forward")
+@every_model
 def test_07_forward_pass_equals_loops_over_single_numbers(spec):
     model, theta, (x, y, _, _), _ = problem(spec)
     activation = {"relu": lambda z: max(z, 0.0), "tanh": math.tanh}[spec[1]]
@@ -619,20 +662,6 @@ def test_08_09_13_losses_are_those_of_the_outputs_and_accept_complex_parameters(
     assert error(step, slope) < 1e-6, "the loss is wrong for complex θ"
 
 
-@proves("_forward", "_backward")
-@every_model
-def test_10_11_gradient_is_the_derivative_of_the_loss(spec):
-    model, theta, (x, y, _, _), rng = problem(spec)
-    loss, grad, _ = model.linearize(theta, x, y)
-    check("L of linearize", loss, model.loss(theta, x, y))
-    expected = [derivatives(lambda t: model.loss(t, *example), theta) for example in zip(x, y)]
-    v = rng.standard_normal((3, model.n_params))
-    expected = np.array(expected)
-    check("g, the derivative of L", grad, expected, lambda: {
-        "divided by the number of examples twice: δ holds 1/n": expected / 5,
-        **model_gallery(1, spec, model, theta, x, y, v)}, model)
-
-
 @proves("_backward")
 @every_model
 def test_11_backward_returns_delta_and_e_of_every_layer(spec):
@@ -646,9 +675,26 @@ def test_11_backward_returns_delta_and_e_of_every_layer(spec):
     for l in range(last, 0, -1):
         right = f if l == last else right * slope[l]
         check(f"δ_{l} as returned, from δ_{last} back", delta[l], right)
+        before = right
         right = right @ M[l][:-1].T
         check(f"e_{l} as returned", e[l], right, lambda: {
-            f"e_{l} ∘ σ′(z_{l - 1}): changed in place?": right * slope[l - 1]})
+            f"e_{l} ∘ σ′(z_{l - 1}): changed in place, or σ′ too soon?": right * slope[l - 1],
+            "W reshaped in place of transposed, (11)": before @ M[l][:-1].reshape(M[l][:-1].T.shape),
+            "the first row of M_l taken for the bias": before @ M[l][1:].T})
+
+
+@proves("_forward", "_backward")
+@every_model
+def test_10_11_gradient_is_the_derivative_of_the_loss(spec):
+    model, theta, (x, y, _, _), rng = problem(spec)
+    loss, grad, _ = model.linearize(theta, x, y)
+    check("L of linearize", loss, model.loss(theta, x, y))
+    expected = [derivatives(lambda t: model.loss(t, *example), theta) for example in zip(x, y)]
+    v = rng.standard_normal((3, model.n_params))
+    expected = np.array(expected)
+    check("g, the derivative of L", grad, expected, lambda: {
+        "divided by the number of examples twice: δ holds 1/n": expected / 5,
+        **model_gallery(1, spec, model, theta, x, y, v)}, model)
 
 
 NOT_DERIVED = "a complex step through g, or a real array in between? (7R) to (11R) are to be derived"
@@ -921,21 +967,20 @@ def test_04_groups_of_tasks_give_what_all_tasks_give_at_once(method):
     """Five tasks in groups of 2, 2 and 1: what is added up are sums, not means."""
     groups = needed("groups")
     model, theta, tasks, _ = problem(SMALL, n_tasks=5)
-    method = globals()[method.__name__]
-    whole = method(model, theta, tasks, 0.1, 3)
+    options = {"wrt_alpha": True} if method is meta_gradient else {}
+    whole = method(model, theta, tasks, 0.1, 3, **options)
     parts = [[a[i:i + 2] for a in tasks] for i in (0, 2, 4)]
-    each = [method(model, theta, part, 0.1, 3) for part in parts]
+    each = [method(model, theta, part, 0.1, 3, **options) for part in parts]
     maml.groups = lambda tasks, theta: parts
     try:
-        found = method(model, theta, tasks, 0.1, 3)
+        found = method(model, theta, tasks, 0.1, 3, **options)
     finally:
         maml.groups = groups
-    for i, what in enumerate(("J", "what is descended")):
-        values = [part[i] for part in each]
-        check(f"{what} with the tasks in three groups", found[i], whole[i], lambda: {
+    for what, one, right, *values in zip(("J", "what is descended", "∂J/∂α"), found, whole, *each):
+        check(f"{what} with the tasks in three groups", one, right, lambda: {
             "the means of the groups are added: add sums, divide once": sum(values),
-            "a mean of the groups' means": sum(values) / 3, "only the last group counts": values[-1],
-            "the last group's sum over all tasks": values[-1] / 5})
+            "a mean of the groups' means": sum(values) / 3, "only the last group": values[-1],
+            "only the last group, divided by all tasks": values[-1] / 5})
 
 
 @proves("meta_gradient", "adapt", "reptile_gradient")
@@ -983,7 +1028,7 @@ def test_12_adam():
             return {name: values[t] for name, values in
                     variants(partial(plain_adam, grads, 0.01)).items()}
         expected = plain_adam(grads, 0.01, lambda mistake: True)[t]
-        check(f"θ after {t + 1} steps of Adam", found, expected, gallery)
+        check(f"θ after step {t + 1} of Adam", found, expected, gallery)
     own = maml.Adam(beta1=0.5, beta2=0.25, eps=0.125)  # m = 1/2, u = 3/4, both corrected to 1
     check("a step with β₁ = ½, β₂ = ¼, ε = ⅛", own.step(np.zeros(1), np.ones(1), 9.0), [-8.0])
     check("a step with the lr unless told", maml.Adam().step(np.zeros(1), np.ones(1)),
@@ -1111,7 +1156,7 @@ def test_a_short_training_run_learns_to_adapt():
 BLIND = {  # settings of the chain's kind, and how mistakes begin that make no difference in them
     ("tanh", 5, DEEP): (),
     ("tanh", 1, (3, 5, 4)): ("the Hessian always", "the Hessians applied", "(3) taken",
-                             "the first rate", "the last rate"),
+                             "the first rate", "the last rate", "H multiplied by v_K"),
     ("relu", 5, (3, 5, 4)): (),
     ("relu", 4, LINEAR): ("the Hessian always", "the Hessian of step k", "the Hessians applied",
                           "θ_k changed"),
