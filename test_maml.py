@@ -569,6 +569,7 @@ def test_09_cross_entropy():
     Logits can be extreme: those of two examples here have the softmax (1, 0, 0) and (0, ½, ½).
     """
     function = needed("cross_entropy")
+    assert MLP((1, 2), loss="cross_entropy").n_params == 4  # two classes are enough
     two = np.array([[0, np.log(3)]] * 2)
     expected = (np.log(4) + np.log(4 / 3)) / 2
     check("L for p = (1/4, 3/4)", function(two, np.array([0, 1]))[0], expected, lambda: {
@@ -1073,7 +1074,7 @@ def test_meta_train_has_the_defaults_it_names_and_learns_alpha_only_if_told():
                gradient=lambda *args: steps.append(args[4]) or (1.0, np.ones(theta.size)))
     assert steps == [1] * 1000
     for gradient in meta_gradient, reptile_gradient, partial(meta_gradient, wrt_alpha=True):
-        found, alpha = meta_train(model, theta, lambda: tasks, 0.1, 1, 2, gradient=gradient)
+        found, alpha = meta_train(model, theta, lambda: tasks, 0.1, 1, 2, 1e-3, 0.5, gradient)
         assert (alpha == 0.1) == (not isinstance(gradient, partial))
         assert not np.array_equal(found, theta)
 
@@ -1081,6 +1082,7 @@ def test_meta_train_has_the_defaults_it_names_and_learns_alpha_only_if_told():
 def test_cosine_decay():
     rates = [maml.cosine_decay(3.0, 12)(i) for i in (0, 4, 6, 12, 18)]
     assert np.allclose(rates, [3, 2.25, 1.5, 0, 0], rtol=0, atol=1e-15)
+    assert maml.cosine_decay(3.0, 1)(0) == 3
 
 
 @pytest.mark.parametrize("loss, size, clip, dtype, fine", (
@@ -1308,6 +1310,7 @@ BAD = [
      lambda: MLP((2, 1), loss="policy").loss(np.zeros(3), X, Y)),
     (r"y: expected integer labels 0 to 2 of .* from 3 to 3$",
      lambda: C().loss(np.zeros(9), X, LABELS + 3)),
+    (r"y: expected integer labels .* -1 to -1$", lambda: C().loss(np.zeros(9), X, LABELS - 1)),
     (r"y: expected integer labels .* got float64", lambda: C().loss(np.zeros(9), X, Y[..., 0])),
     (r"y: expected integer labels .* \(4, 1, 5\)",
      lambda: C().loss(np.zeros(9), X, LABELS[:, None])),
@@ -1361,6 +1364,7 @@ BAD = [
     (r"iterations: expected a whole number >= 0, got 1.5", lambda: train(iterations=1.5)),
     (r"lr: expected a finite number >= 0, or a function to one, got -1", lambda: train(lr=-1)),
     (r"clip: expected a number > 0 or None, got 0", lambda: train(clip=0)),
+    (r"clip: .*, got '10'", lambda: train(clip="10")),
     (r"iterations: expected a whole number >= 1, got 0", lambda: maml.cosine_decay(0.1, 0)),
     (r"beta1: expected a number from 0 to below 1, got -0.1", lambda: maml.Adam(beta1=-0.1)),
     (r"beta2: .*, got 1", lambda: maml.Adam(beta2=1)),
