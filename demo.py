@@ -1,561 +1,717 @@
 """Train MAML and its relatives, and compare how they adapt to tasks that they have not seen.
 
-  python demo.py                       sinusoids, all methods, about 45 seconds
-  python demo.py --paper               the setting of Finn et al. 2017 beside their figures, about 70 seconds
-  python demo.py --best                how far learned inner rates take the same network, about 2 minutes
-  python demo.py --tasks characters    telling made-up handwriting apart, 2 to 3 minutes
+  python demo.py                      regression of sinusoids, all methods, about 45 seconds
+  python demo.py --tasks characters   classification of made-up handwriting, 2 to 3 minutes
+  python demo.py --tasks navigation   reinforcement learning: 2D navigation, about 40 seconds
+  python demo.py --paper              sinusoids as in the paper, beside its figures, 70 seconds
+  python demo.py --best               how far learned inner rates take sinusoids, 2 minutes
 
-Sinusoids are the benchmark of section 5.1 of Finn et al. 2017: each task is a wave of its own amplitude (0.1 to 5) and
-phase (0 to π), shown by a few points. Every method learns from the same tasks and examples. Then it gets unseen tasks,
-takes gradient steps on the few points of each, and is judged by its error on 100 other points. Ctrl-C ends the training
-of one method early and goes on with what it has learnt.
+These are the three domains of Finn et al. 2017. Every method learns from the same tasks, then
+gets unseen ones, takes gradient steps on a few examples of each, and is judged on others.
+Ctrl-C ends the training of a method and goes on with what it has learnt; twice leaves.
 """
 import argparse
-import codecs
 import importlib.util
 import math
 import os
+import signal
 import sys
 import textwrap
 import time
-import zipfile
 from collections import deque
 from functools import partial
 from types import SimpleNamespace
 
-import numpy as np
+# Before NumPy is loaded: its threads would wait for each other longer than these products take.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+try:
+    import numpy as np
+except ModuleNotFoundError:
+    sys.exit("demo.py needs NumPy: python -m pip install numpy")
 
 from maml import MLP, adapt, cosine_decay, meta_gradient, meta_train, reptile_gradient
-from tasks import FewShot, Sinusoid, Tasks, characters
+from tasks import FewShot, Navigation, Sinusoid, Tasks, characters
 
-STEPS = 0, 1, 5, 10                        # after how many gradient steps to evaluate, as in the paper
-RATES = 0.001, 0.003, 0.01, 0.03, 0.1, 0.3  # what was not trained for one inner rate adapts at the best of these
-OTHERS = 200                               # tasks to choose that rate on
-REPTILE_STEPS = 5                          # with one inner step Reptile would be joint training
-WRECKED = 4                                # an error of so many squared amplitudes counts as diverged
-COLUMN = 13                                # width of a column of the tables
-
-# The settings of each mode. An option changes one, and is refused by a mode that has no such setting.
-COMMON = dict(
-    meta_batch=25,                         # tasks of one iteration, as in the original code, github.com/cbfinn/maml
-    outer_rate=3e-3, decay=True, clip=10,  # after 12,000 iterations better than the original 1e-3, constant, unclipped
-    unseen=600,                            # tasks that evaluate, as in the original code
-    seed=0, activation="relu", save=None, load=None)
-TEST = dict(test_amplitude=(0.1, 5.0), test_phase=(0.0, math.pi))  # as in training
-SINUSOIDS = dict(
-    COMMON, **TEST, shots=10, inner_steps=1,  # as in the original code
-    inner_rate=0.01,                       # as in the paper's text; its code has 0.001
-    iterations=12000, float=32, first_order=False, plot=None)
-MODES = {
-    "sinusoids": SINUSOIDS,
-    "paper": dict(SINUSOIDS, inner_rate=0.001, iterations=70000, outer_rate=1e-3, decay=False, clip=None),
-    "best": dict(COMMON, **TEST, iterations=15000, unseen=4000),
-    "characters": dict(COMMON, shots=None, inner_steps=3, inner_rate=0.1, iterations=2000, float=32, first_order=False),
-}
-TRAINING = "iterations", "quick", "inner_steps", "inner_rate", "outer_rate", "meta_batch", "float"  # void with --load
-PUBLISHED = {  # mean squared errors in Table 2 of the paper and on the poster of Meta-Curvature (Park, Oliva 2019)
-    5: [("joint training, Table 2", "", "2.41", "2.23", "2.19"), ("MAML, Table 2", "", "0.67", "0.38", "0.35"),
-        ("MAML, poster", "", "0.69 ± 0.07"), ("Meta-SGD, poster", "", "0.48"), ("Meta-Curvature, poster", "", "0.41")],
-    10: [("MAML, poster", "", "0.44 ± 0.04"), ("Meta-SGD, poster", "", "0.26"), ("Meta-Curvature, poster", "", "0.20")],
-    20: []}
+STEPS = 0, 1, 5, 10        # gradient steps after which to evaluate, as in the paper
+RATES = 0.001, 0.003, 0.01, 0.03, 0.1, 0.3  # who learns for no inner rate adapts at the best one
+GOAL_STEPS = 0, 1, 2, 3    # the same for navigation
+GOAL_RATES = 2, 5, 10, 20, 40
+GOAL_DECAY = 0.4           # of its rate after each step. The original code halves it once, which
+#                            leaves -2.6 and -2.7 after 2 and 3 steps, where this leaves -2.4, -2.1
+OTHERS = 200               # tasks to choose that best rate on
+REPTILE_STEPS = 5          # at least; with one inner step it would be joint training
+CLIP = 10                  # largest norm of the outer gradient
+WRECKED = 100              # an error of four squared amplitudes, or more, counts as diverged
 
 
-class Stop(Exception):
-    """What the user has to put right, in one line."""
+# ----------------------------------------------------------------------------------- the methods
 
+def learn(trainer, start, sample, together, gradient=meta_gradient, reptile=False):
+    """Train MAML and its relatives; return name -> (theta, alpha, or None if that is left open).
 
-# ------------------------------------------------------------------------------------------------ training
-
-class Progress:
-    """Shows how much of a stage is done and how long the rest will take."""
-
-    def __init__(self, name, parts):
-        self.name, self.parts, self.start, self.shown, self.done = name, parts, time.monotonic(), -math.inf, 0
-
-    def __call__(self, done, note=""):
-        self.done = done
-        now, terminal = time.monotonic(), sys.stdout.isatty()
-        due = now > self.shown + 0.1 if terminal else done % max(1, self.parts // 4) == 0
-        if due or done == self.parts:
-            self.shown, share = now, done / self.parts
-            left = (now - self.start) * (1 / share - 1)
-            bar = f"[{'#' * round(15 * share):15}]" if terminal else ""
-            line = f"{self.name:27}{bar} {share:4.0%}  {note:17}  {left:3.0f} s left"
-            print(f"\r{line}" if terminal else line, end="" if terminal and share < 1 else "\n", flush=True)
-
-
-class Trainer:
-    """Trains one network with the settings chosen, and keeps what each method learns: name -> (theta, alpha)."""
-
-    def __init__(self, model, chosen):
-        self.model, self.chosen = model, chosen
-        self.made_for = f"{chosen.mode}, network {'-'.join(map(str, model.sizes))} {chosen.activation}"
-        self.learned = load(chosen.load, model, self.made_for) if chosen.load else {}
-
-    @property
-    def maml(self):
-        """The name of the method that is compared with joint training."""
-        return "first-order MAML" if self.chosen.first_order else "MAML"
-
-    def start(self, std=None, float=None):
-        """Return the theta that every method starts from."""
-        return self.model.init(np.random.default_rng([self.chosen.seed, 0]), std, f"float{float or self.chosen.float}")
-
-    def __call__(self, name, start, sample, alpha, steps, gradient=meta_gradient, iterations=None):
-        """Return the theta and alpha that a method learns from sample(rng, n_tasks), the same tasks for each method."""
-        chosen = self.chosen
-        if chosen.load:
-            if name not in self.learned:
-                raise Stop(f"--load {chosen.load}: expected {name}, got only {', '.join(self.learned)}")
-            return self.learned[name]
-        iterations, rng = iterations or chosen.iterations, np.random.default_rng([chosen.seed, 1])
-        progress, losses, self.learned[name] = Progress(name, iterations), deque([], 100), (start, alpha)
-
-        def watch(i, loss, theta, alpha):
-            losses.append(loss)
-            self.learned[name] = theta, alpha
-            progress(i + 1, f"meta-loss {np.mean(losses):7.3f}")  # of the last 100, for one meta-batch alone is noisy
-
-        try:
-            meta_train(self.model, start, lambda: sample(rng, chosen.meta_batch), alpha, steps, iterations,
-                       cosine_decay(chosen.outer_rate, iterations) if chosen.decay else chosen.outer_rate,
-                       chosen.clip, gradient, watch)
-        except (KeyboardInterrupt, FloatingPointError) as stop:
-            reason = f" by {stop}" if str(stop) else ""
-            told = f"{name}: stopped after {progress.done} iterations{reason}; going on with what it has learnt by then"
-            print("\n" + textwrap.fill(told, 79))
-        return self.learned[name]
-
-
-def save(file, learned, made_for):
-    """Write all that has been learnt, and what for, to a .npz file, whole or not at all."""
-    arrays = {f"{name} {part}": a for name, pair in learned.items() for part, a in zip(("theta", "alpha"), pair)}
-    unfinished = f"{file}.part"
-    try:
-        with open(unfinished, "wb") as stream:
-            np.savez(stream, made_for=made_for, **arrays)
-        os.replace(unfinished, file)
-    except OSError as error:
-        raise Stop(f"--save {file}: {error}") from None
-    finally:
-        if os.path.exists(unfinished):
-            os.remove(unfinished)
-
-
-def load(file, model, made_for):
-    """Return name -> (theta, alpha) as save wrote it. Raises Stop if the file is none or made for another use."""
-    try:
-        if not zipfile.is_zipfile(file):
-            raise ValueError("expected a .npz file that --save wrote")
-        with np.load(file) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-        found = str(arrays.pop("made_for"))
-        if found != made_for:
-            raise ValueError(f"expected what --save wrote for {made_for}, got it for {found}")
-        learned = {key[:-6]: (arrays[key], arrays[f"{key[:-6]} alpha"]) for key in arrays if key.endswith(" theta")}
-        for name, (theta, alpha) in learned.items():
-            model.unpack(theta)  # refuses a theta that does not fit, as adapt refuses alpha
-            adapt(model, theta, None, None, alpha, steps=0)
-            if theta.ndim != 1 or theta.dtype.kind != "f" or not np.isfinite(theta).all():
-                raise ValueError(f"{name} theta: expected one vector of finite numbers")
-    except KeyError as error:
-        raise Stop(f"--load {file}: expected what --save wrote, which has {error}") from None
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise Stop(f"--load {file}: {error}") from None
+    `together` samples for the methods that do not tell support from query examples.
+    """
+    alpha, K = trainer.chosen.inner_rate, trainer.chosen.inner_steps
+    methods = [("joint training", 0, gradient)]
+    if reptile:
+        methods += [("Reptile", max(K, REPTILE_STEPS), reptile_gradient)]
+    learned = {"random initialisation": (start, None)}
+    for name, steps, how in methods:
+        learned[name] = trainer(name, start, together, alpha, steps, how)[0], None
+    for name, rates, how in (
+            ("first-order MAML", alpha, partial(gradient, first_order=True)),
+            ("MAML", alpha, gradient),
+            ("Meta-SGD", np.full(len(start), alpha), partial(gradient, wrt_alpha=True))):
+        learned[name] = trainer(name, start, sample, rates, K, how)
     return learned
 
 
-# ------------------------------------------------------------------------------------------------ the methods
-
-def pooled(tasks):
-    """Return tasks with support and query examples in either set, for methods that do not tell them apart."""
+def pooled(sample, rng, n_tasks):
+    """Return the tasks of sample(rng, n_tasks) with all of their examples in either set."""
+    tasks = sample(rng, n_tasks)
     x, y = (np.concatenate(pair, axis=1) for pair in (tasks[::2], tasks[1::2]))
     return Tasks(x, y, x, y)
 
 
-def learn(trainer, start, family, label="", reptile=False):
-    """Train MAML and its relatives on a family of tasks; return name -> (theta, alpha, or None if it is left open)."""
-    chosen, all_examples = trainer.chosen, lambda rng, n: pooled(family.sample(rng, n))
-    alpha, K, approximate = chosen.inner_rate, chosen.inner_steps, partial(meta_gradient, first_order=True)
-    theta, _ = trainer(label + "joint training", start, all_examples, alpha, 0)
-    learned = {"random initialisation": (start, None), "joint training": (theta, None)}
-    if reptile:
-        theta, _ = trainer(label + "Reptile", start, all_examples, alpha, max(K, REPTILE_STEPS), reptile_gradient)
-        learned["Reptile"] = theta, None
-    alphas = np.full(len(start), alpha)
-    methods = [("first-order MAML", alpha, approximate), ("MAML", alpha, meta_gradient),
-               ("Meta-SGD", alphas, partial(meta_gradient, wrt_alpha=True))]
-    if chosen.first_order:
-        methods[1:] = [("first-order Meta-SGD", alphas, partial(approximate, wrt_alpha=True))]
-    for name, rates, gradient in methods:
-        learned[name] = trainer(label + name, start, family.sample, rates, K, gradient)
-    return learned
+def policy_gradient(model, theta, roll_out, alpha, steps, **options):
+    """Return minus the mean return of θ_K, and meta_gradient where the examples are episodes.
+
+    roll_out is the function from a policy to its Episodes. Those of θ are the support set, those
+    of θ_K the query set. Like other data they count as given. So the gradient leaves out that θ
+    also decides which support episodes are seen, and thus what can be learnt from them. That term
+    is what E-MAML adds (Stadie et al. 2018) and ProMP estimates better (Rothfuss et al. 2019).
+    """
+    support = roll_out(partial(model.predict, theta)).examples()
+    theta_K = adapt(model, theta, *support, alpha, steps)
+    query = roll_out(partial(model.predict, theta_K))
+    tasks = Tasks(*support, *query.examples())
+    _, grad_theta, grad_alpha = meta_gradient(model, theta, tasks, alpha, steps, **options)
+    return -query.returns().mean(), grad_theta, grad_alpha
 
 
-# ------------------------------------------------------------------------------------------------ evaluation
+class Trainer:
+    """Trains a network with the settings chosen, and notes which methods it could not finish."""
+
+    def __init__(self, model, chosen):
+        self.model, self.chosen = model, chosen
+        self.unfinished = {}                           # name -> what happened
+        self.interrupted = -math.inf                   # when Ctrl-C came last
+
+    def start(self, std=None, dtype=np.float32):
+        """Return the theta that every method starts from."""
+        return self.model.init(np.random.default_rng([self.chosen.seed, 0]), std, dtype)
+
+    def __call__(self, name, start, sample, alpha, steps, gradient=meta_gradient, iterations=None):
+        """Return theta and alpha, learned from the tasks sample(rng, n) that all methods see."""
+        chosen, iterations = self.chosen, iterations or self.chosen.iterations
+        rate, clip = cosine_decay(chosen.outer_rate, iterations), CLIP
+        if chosen.mode == "paper":                     # as in the authors' code
+            rate, clip = chosen.outer_rate, None
+        rng, progress = np.random.default_rng([chosen.seed, 1]), Progress(name, iterations)
+        learned = [start, alpha]
+
+        def watch(i, loss, *now):
+            learned[:] = now
+            progress(loss)
+
+        try:
+            meta_train(self.model, start, lambda: sample(rng, chosen.meta_batch), alpha, steps,
+                       iterations, rate, clip, gradient, watch)
+        except KeyboardInterrupt:
+            previous, self.interrupted = self.interrupted, time.monotonic()
+            if self.interrupted < previous + 1:
+                raise
+            self.unfinished[name] = progress.end("stopped")
+        except FloatingPointError:
+            rates = [f"--{r}-rate" for r in ("inner", "outer") if hasattr(chosen, f"{r}_rate")]
+            self.unfinished[name] = progress.end(f"diverged, try a lower {' or '.join(rates)},")
+        return tuple(learned)
+
+
+class Progress:
+    """Shows in one line how far the training of a method is and how long the rest will take."""
+
+    def __init__(self, name, iterations):
+        self.name, self.iterations, self.done = name, iterations, 0
+        self.began, self.losses = time.monotonic(), deque([], 100)  # a single one is noisy
+
+    def __call__(self, loss):
+        self.losses.append(loss)
+        self.done += 1
+        last, terminal = self.done == self.iterations, sys.stdout.isatty()
+        if last or terminal and self.done % max(1, self.iterations // 100) == 0:
+            share, spent = self.done / self.iterations, time.monotonic() - self.began
+            left = f"{spent:.0f} s" if last else f"{spent / share - spent:.0f} s left"
+            line = f"{self.name:22} {share:4.0%}   meta-loss {np.mean(self.losses):8.3f}   {left}"
+            print(f"\r{line:70}" if terminal else line, end="\n" if last else "", flush=True)
+
+    def end(self, how):
+        """Print and return how the training ended."""
+        what = f"{self.name} {how} after {self.done} of {self.iterations} iterations"
+        print(f"\n{what}")
+        return what
+
+
+# ------------------------------------------------------------------------------------ evaluation
+
+def evaluate(model, tasks, score, theta, alpha):
+    """Return the score, called as MLP.loss is, of each task after STEPS, (len(STEPS), tasks)."""
+    scores = []
+    for i in range(0, len(tasks.x_support), 100):      # so many tasks fit the processor's cache
+        *support, x, y = (a[i:i + 100] for a in tasks)
+        adapted = (adapt(model, theta, *support, alpha, k) for k in STEPS)
+        scores.append([score(model, theta_k, x, y) for theta_k in adapted])
+    return np.concatenate(scores, axis=1)
+
 
 def accuracy(model, theta, x, y):
     """Return the percentage of right labels in each task, (tasks,)."""
     return 100 * (model.predict(theta, x).argmax(-1) == y).mean(-1)
 
 
-def evaluate(model, theta, tasks, alpha, score):
-    """Return the score of each task after each number of STEPS, (len(STEPS), tasks); score is called as MLP.loss is."""
-    scores = []
-    for i in range(0, len(tasks.x_support), 100):  # so many tasks at a time fit into the processor's cache
-        part = Tasks(*(a[i:i + 100] for a in tasks))
-        scores.append([score(model, adapt(model, theta, *part[:2], alpha, k), *part[2:]) for k in STEPS])
-    return np.concatenate(scores, axis=1)
+def nearest(tasks):
+    """Return the query labels by the nearest support example, pixel by pixel, (tasks, queries)."""
+    x, centres = tasks.x_query, tasks.x_support        # squared distances, but for what all share:
+    distance = (centres**2).sum(-1)[:, None] - 2 * x @ centres.swapaxes(1, 2)
+    return np.take_along_axis(tasks.y_support, distance.argmin(-1), axis=1)
 
 
-def best_rate(model, theta, tasks):
-    """Return the one of RATES with the smallest mean query loss after the last of STEPS."""
-    losses = np.array([evaluate(model, theta, tasks, alpha, MLP.loss)[-1].mean() for alpha in RATES])
-    return RATES[np.where(np.isnan(losses), np.inf, losses).argmin()]
+def explore(model, goals, theta, alpha):
+    """Return the Episodes after each of GOAL_STEPS, each step being taken on those before it."""
+    rng, found = np.random.default_rng(0), []          # every method meets the same chance
+    for k in GOAL_STEPS:
+        if k > 0:
+            theta = adapt(model, theta, *found[-1].examples(), alpha * GOAL_DECAY**(k - 1))
+        found.append(Navigation().roll_out(rng, partial(model.predict, theta), goals))
+    return found
 
 
-def compare(model, learned, tasks, score, others=None):
-    """Return name -> (theta, alpha, scores) for what was learned; where alpha is open, it is chosen on other tasks."""
-    progress, results, rates = Progress("evaluation", len(learned)), {}, []
+def returns(model, goals, theta, alpha):
+    """Return the mean return of each goal after each of GOAL_STEPS, (len(GOAL_STEPS), goals)."""
+    return np.array([episodes.returns() for episodes in explore(model, goals, theta, alpha)])
+
+
+def compare(learned, score, loss, rates=RATES):
+    """Return name -> (theta, alpha, scores); an open alpha is the one of rates with least loss.
+
+    score and loss take theta and alpha and return (steps, tasks), loss of other tasks.
+    """
+    results, found = {}, []
     for name, (theta, alpha) in learned.items():
         if alpha is None:
-            alpha = best_rate(model, theta, others)
-            rates.append(f"{name} {alpha}")
-        results[name] = theta, alpha, evaluate(model, theta, tasks, alpha, score)
-        progress(len(results))
-    if rates:
-        print(textwrap.fill("inner rates that did best on other tasks: " + ", ".join(rates), 79))
+            losses = np.array([loss(theta, rate)[-1].mean() for rate in rates])
+            alpha = rates[np.where(np.isnan(losses), np.inf, losses).argmin()]
+            found.append(f"{name} {alpha}")
+        results[name] = theta, alpha, score(theta, alpha)
+    if found:
+        say("inner rates that did best on other tasks: " + ", ".join(found))
     return results
 
 
 def interval(scores):
-    """Return mean and half width of the 95 % interval over the last axis, 1.96 · std / √n as in the original code."""
+    """Return mean and half width of the 95 % interval over the last axis, as in the paper."""
     return scores.mean(-1), 1.96 * scores.std(-1) / np.sqrt(scores.shape[-1])
 
 
-def cell(write, digits, otherwise):
-    """Return write(digits), or with fewer digits if that is too wide for a column, or else what it is otherwise."""
-    texts = (write(d) for d in range(digits, -1, -1))
-    return next((text for text in texts if len(text) <= COLUMN and "n" not in text), otherwise)  # no inf or nan
-
-
-def rows(name, scores, digits=2, limit=4 * 5**2):
-    """Return a row (name, cell, ...) for scores (columns, tasks), and one of medians if single tasks wreck its means.
-
-    Tasks above the limit count as diverged.
-    """
-    cells = [cell(lambda d: f"{mean:.{d}f} ± {half:.{d}f}", digits, "diverged")
+def rows(name, scores, digits=2):
+    """Return a row (name, cell, ...) of means over tasks, scores being (columns, tasks), and one
+    of medians if single tasks wreck the means."""
+    means = [f"{mean:.{digits}f} ± {half:.{digits}f}" if mean <= WRECKED else "diverged"
              for mean, half in zip(*interval(scores))]
-    lost = (~(scores <= limit)).sum(-1)
+    lost = (~(scores <= WRECKED)).sum(-1)
+    if not lost.any():
+        return [(name, *means)]
     medians = np.median(np.where(np.isnan(scores), np.inf, scores), -1)
-    more = [cell(lambda d: f"{median:.{d}f} ({n})", digits, f"diverged ({n})") for median, n in zip(medians, lost)]
-    return [(name, *cells), ("  median (diverged)", *more)] if lost.any() else [(name, *cells)]
+    counted = [f"{median:.{digits}f} ({n})" if median <= WRECKED else f"diverged ({n})"
+               for median, n in zip(medians, lost)]
+    return [(name, *means), ("  median (diverged)", *counted)]
 
 
-def table(*parts):
-    """Return lines of text for lists of rows."""
-    head = [("after gradient steps", *STEPS)]
-    return [f"{name:24}" + "".join(f" {text:>{COLUMN}}" for text in cells) for name, *cells in sum(parts, head)]
+def report(title, results, steps, unfinished, published=(), digits=2):
+    """Print a table of the results, and of what others have published."""
+    lines = [("after gradient steps", *steps)]
+    for name, (_, _, scores) in results.items():
+        lines += rows(name + " *" * (name in unfinished), scores, digits)
+    print(f"\n{title}, ± 95 % interval\n")
+    for name, *cells in (*lines, *published):
+        print(f"{name:24}" + "".join(f" {text:>13}" for text in cells))
+    for what in unfinished.values():
+        print(f"* {what}")
 
 
-# ------------------------------------------------------------------------------------------------ pictures
-
-GRID = np.linspace(-5, 5, 800)[:, None]  # where waves are drawn, so close that steep ones have no gaps
-BRAILLE = np.array([[1, 8], [2, 16], [4, 32], [64, 128]])  # what each dot of a cell adds to its number in Unicode
+def say(text):
+    print("\n" + textwrap.fill(text, 79))
 
 
-def panel(title, prediction, truth, points, top, width=37, height=7):
-    """Return lines that draw a prediction and the truth on GRID, and points (x, y), where |y| < top."""
-    def spots(x, y, rows, columns):
-        x, y = x[abs(y) < top], y[abs(y) < top]
-        return ((1 - y / top) / 2 * rows).astype(int), np.rint((x + 5) / 10 * (columns - 1)).astype(int)
-
-    cells, dots = np.full((height, width), " "), np.zeros((4 * height, 2 * width), int)
-    cells[spots(GRID, truth, height, width)] = "·"
-    dots[spots(GRID, prediction, 4 * height, 2 * width)] = 1
-    codes = (dots.reshape(height, 4, width, 2) * BRAILLE[:, None]).sum((1, 3))
-    cells[codes > 0] = [chr(0x2800 + code) for code in codes[codes > 0]]
-    cells[spots(*points, height, width)] = "●"
-    return [f"┌─ {title} ".ljust(width + 1, "─") + "┐", *("│" + "".join(row) + "│" for row in cells),
-            "└" + "─" * width + "┘"]
+def median_task(scores):
+    """Return the number of the task with the median of scores (tasks,)."""
+    return np.argsort(scores)[len(scores) // 2]
 
 
-def picture(model, pair, tasks, waves, i):
-    """Return lines that draw task i before and after 1 and 10 steps, one column for each (name, theta, alpha)."""
-    support, truth = (tasks.x_support[i], tasks.y_support[i]), waves(GRID)[i]
-    lines = ["● points given   · true wave   ⠤⠒⠉ prediction"]
-    for when, k in ("before", 0), ("after 1 step", 1), ("after 10 steps", 10):
-        panels = [panel(f"{name}, {when}", model.predict(adapt(model, theta, *support, alpha, k), GRID), truth, support,
-                        1.2 * abs(truth).max() or 1) for name, theta, alpha in pair]
-        lines += [" ".join(parts) for parts in zip(*panels)]
-    return lines
+# ------------------------------------------------------------------------ pictures in the terminal
+
+GRID = np.linspace(-5, 5, 800)[:, None]                # so close that steep waves have no gaps
+BRAILLE = np.array([[1, 8], [2, 16], [4, 32], [64, 128]])    # what each dot adds in Unicode
 
 
-def plot(file, model, pair, tasks, waves, i):
-    """Draw task i as the paper's figure 2 does, each (name, theta, alpha) with half of the points and with all."""
+def after(k):
+    return f"after {k} step" + "s" * (k > 1) if k else "before"
+
+
+def panel(title, layers, x_limit, y_limit, width=37, height=7):
+    """Return lines that draw layers (character, x, y), later ones over earlier ones.
+
+    A layer without a character is drawn in fine dots, 2 by 4 to a character.
+    """
+    def spots(x, y, columns, lines):
+        inside = (abs(x) <= x_limit) & (abs(y) < y_limit)
+        across, down = (x[inside] / x_limit + 1) / 2, (1 - y[inside] / y_limit) / 2
+        return (down * lines).astype(int), np.rint(across * (columns - 1)).astype(int)
+
+    cells = np.full((height, width), " ")
+    for character, x, y in layers:
+        if character:
+            cells[spots(x, y, width, height)] = character
+            continue
+        dots = np.zeros((4 * height, 2 * width), int)
+        dots[spots(x, y, 2 * width, 4 * height)] = 1
+        codes = (dots.reshape(height, 4, width, 2) * BRAILLE[:, None]).sum((1, 3))
+        cells[codes > 0] = [chr(0x2800 + code) for code in codes[codes > 0]]
+    return [f"┌─ {title} ".ljust(width + 1, "─") + "┐",
+            *("│" + "".join(line) + "│" for line in cells), "└" + "─" * width + "┘"]
+
+
+def print_beside(pictures):
+    """Print pictures, lists of equally many lines, side by side."""
+    print(*(" ".join(lines) for lines in zip(*pictures)), sep="\n")
+
+
+def draw_waves(model, methods, tasks, waves, i, steps):
+    """Draw task i after each number of steps, one column for each (name, theta, alpha)."""
+    x, y, truth = tasks.x_support[i], tasks.y_support[i], waves(GRID)[i]
+    top = 1.2 * abs(truth).max() or 1
+    print("● points given   · true wave   ⠤⠒⠉ prediction")
+    for k in steps:
+        panels = []
+        for name, theta, alpha in methods:
+            prediction = model.predict(adapt(model, theta, x, y, alpha, k), GRID)
+            layers = ("·", GRID, truth), ("", GRID, prediction), ("●", x, y)
+            panels.append(panel(f"{name}, {after(k)}", layers, 5, top))
+        print_beside(panels)
+
+
+def draw_images(images, captions):
+    """Draw images (n, side²) side by side under captions, two pixels in a character."""
+    side = math.isqrt(images.shape[-1])
+    ink = (images.reshape(-1, side // 2, 2, side) > 0.5).astype(int)
+    halves = np.array(list(" ▀▄█"))[ink[:, :, 0] + 2 * ink[:, :, 1]]    # (n, side / 2, side)
+    print_beside([[f"{caption:{side}}", *map("".join, image)]
+                  for caption, image in zip(captions, halves)])
+
+
+def draw_paths(name, paths, goal):
+    """Draw the paths of each number of steps, k -> (episodes, steps, 2), to a goal (2,)."""
+    panels = []
+    t = np.linspace(0, 1, 8)[:, None, None, None]                       # dots between positions
+    for k, path in paths.items():
+        x, y = np.moveaxis(path[:, :-1] + t * np.diff(path, axis=1), -1, 0)
+        layers = ("", x, y), ("+", np.zeros(1), np.zeros(1)), ("●", *goal[:, None])
+        panels.append(panel(after(k), layers, 0.6, 0.6, 24, 12))
+    print(name)
+    print_beside(panels)
+
+
+# ----------------------------------------------------------------------------- pictures in a file
+
+# Colours that the colour-blind tell apart (Okabe, Ito 2008), of different brightness in print.
+STAGES = ({"color": "#E69F00", "linestyle": ":", "linewidth": 2.5},
+          {"color": "#0072B2", "linestyle": "--", "linewidth": 2},
+          {"color": "black", "linestyle": "-", "linewidth": 1.5})
+MARKERS = {"random initialisation": ("0.6", "x"), "joint training": ("#E69F00", "s"),
+           "first-order MAML": ("#56B4E9", "^"), "MAML": ("#0072B2", "o"),
+           "Meta-SGD": ("#009E73", "D")}
+
+
+def new_figure(width, height):
     from matplotlib.figure import Figure
-    figure, shots = Figure(figsize=(10, 7)), len(tasks.x_support[i])
-    for row, (name, theta, alpha) in zip(figure.subplots(len(pair), 2, sharex=True, sharey=True), pair):
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save(figure, file):
+    """Write the figure, with the same bytes each time: no date, no random names."""
+    import matplotlib
+    dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    with matplotlib.rc_context({"svg.hashsalt": "maml"}):
+        figure.savefig(file, metadata=dates.get(file[-3:].lower()))
+
+
+def plot_waves(file, model, methods, tasks, waves, i, steps):
+    """Draw task i as the paper's figure 2 does, for each (name, theta, alpha)."""
+    truth, shots = waves(GRID)[i], len(tasks.x_support[i])
+    figure, top = new_figure(9, 5), 1.5 * abs(truth).max() or 1
+    grid = figure.subplots(2, 2, sharex=True, sharey=True)
+    for row, (name, theta, alpha) in zip(grid, methods):
         for axes, n in zip(row, (max(1, shots // 2), shots)):
-            points = tasks.x_support[i, :n], tasks.y_support[i, :n]
-            axes.plot(GRID, waves(GRID)[i], "r", label="true wave")
-            for k, style, label in (0, "g:", "before"), (1, "g-.", "1 step"), (10, "g--", "10 steps"):
-                axes.plot(GRID, model.predict(adapt(model, theta, *points, alpha, k), GRID), style, label=label)
-            axes.plot(*points, "m^", label="points given")
-            axes.set_title(f"{name}, {n} points")
-    axes.legend()
-    figure.savefig(file)
+            x, y = tasks.x_support[i, :n], tasks.y_support[i, :n]
+            axes.plot(GRID, truth, color="0.8", linewidth=7, label="true wave")
+            for k, style in zip(steps, STAGES):
+                prediction = model.predict(adapt(model, theta, x, y, alpha, k), GRID)
+                axes.plot(GRID, prediction, **style, label=after(k))
+            axes.plot(x, y, "o", color="white", markeredgecolor="black", label="points given")
+            axes.set(title=f"{name}, {n} points", xlim=(-5, 5), ylim=(-top, top))
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=5)
+    save(figure, file)
 
 
-def images(x):
-    """Return lines that draw images x (n, side²) side by side, two pixels in a character."""
-    side = math.isqrt(x.shape[-1])
-    ink = (x.reshape(-1, side // 2, 2, side) > 0.5).astype(int)
-    halves = np.array(list(" ▀▄█"))[ink[:, :, 0] + 2 * ink[:, :, 1]]  # (n, side / 2, side)
-    return [" ".join("".join(row) for row in line) for line in halves.swapaxes(0, 1)]
+def plot_scores(axes, results, steps, what):
+    """Draw mean scores against gradient steps with 95 % intervals; what does not adapt, dotted."""
+    for name, (_, _, scores) in results.items():
+        colour, marker = MARKERS.get(name, ("black", ""))
+        style = dict(color=colour, marker=marker, linestyle="-" if marker else ":")
+        axes.errorbar(steps, *interval(scores), **style, label=name)
+    axes.set(xlabel="gradient steps", ylabel=what, xticks=steps)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
 
 
-# ------------------------------------------------------------------------------------------------ the modes
+def plot_images(axes, images, captions, title):
+    """Draw images (n, side²) in a row under their captions."""
+    n, side = len(images), math.isqrt(images.shape[-1])
+    framed = np.pad(images.reshape(n, side, side), ((0, 0), (0, 0), (1, 1)))
+    axes.imshow(framed.swapaxes(0, 1).reshape(side, -1), cmap="gray_r")
+    centres = (side + 2) * (np.arange(n) + 0.5)
+    axes.set(title=title, xticks=centres, xticklabels=captions, yticks=())
+    axes.tick_params(length=0, labeltop=True, labelbottom=False)
+
+
+def plot_characters(file, parts):
+    """Draw for each part (title, results, given, asked) the accuracy, and one task's images."""
+    figure = new_figure(12, 4 * len(parts))
+    for i, (title, results, given, asked) in enumerate(parts):
+        grid = figure.add_gridspec(2 * len(parts), 2)[2 * i:2 * i + 2, :].subgridspec(2, 2)
+        axes = figure.add_subplot(grid[:, 0], title=title)
+        plot_scores(axes, results, STEPS, "% right")
+        plot_images(figure.add_subplot(grid[0, 1]), *given, "One task: the characters given")
+        plot_images(figure.add_subplot(grid[1, 1]), *asked, "Label: MAML before, after 5 steps")
+    save(figure, file)
+
+
+def plot_navigation(file, paths, goal, results):
+    """Draw paths to a goal, name -> k -> (episodes, steps, 2), and the returns of all goals."""
+    figure = new_figure(14, 3.6)
+    *squares, right = figure.subplots(1, 3)
+    for axes, (name, stages) in zip(squares, paths.items()):
+        for (k, path), style in zip(stages.items(), STAGES):
+            lines = axes.plot(*path.T, ".-", color=style["color"], linewidth=1)
+            lines[0].set_label(after(k))
+        axes.plot(*goal, "*", markersize=18, color="#D55E00", label="goal")
+        axes.set(title=f"{name}: paths to one goal", xlim=(-0.6, 0.6), ylim=(-0.6, 0.6))
+        axes.set_aspect("equal")
+    squares[1].legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    plot_scores(right, results, GOAL_STEPS, "return, mean of unseen goals")
+    save(figure, file)
+
+
+# ------------------------------------------------------------------------------------ the domains
+
+PUBLISHED = {  # in Table 2 of the paper and on the poster of Meta-Curvature (Park, Oliva 2019)
+    5: [("joint training, Table 2", "", "2.41", "2.23", "2.19"),
+        ("MAML, Table 2", "", "0.67", "0.38", "0.35"),
+        ("MAML, poster", "", "0.69 ± 0.07"),
+        ("Meta-SGD, poster", "", "0.48"),
+        ("Meta-Curvature, poster", "", "0.41")],
+    10: [("MAML, poster", "", "0.44 ± 0.04"),
+         ("Meta-SGD, poster", "", "0.26"),
+         ("Meta-Curvature, poster", "", "0.20")]}
+
+
+def sinusoids(trainer, chosen):
+    """All methods on the waves of section 5.1."""
+    sample = Sinusoid(chosen.shots, chosen.shots).sample
+    learned = learn(trainer, trainer.start(), sample, partial(pooled, sample), reptile=True)
+    results = judge_waves(trainer, learned, chosen.shots)
+    show_waves(trainer, results, ["MAML", "joint training"], chosen.shots)
+    maml, joint, mean = (results[name][2][1].mean()
+                         for name in ("MAML", "joint training", "mean of all waves"))
+    if max(maml, joint) < WRECKED:
+        say(f"In words: after one step on {chosen.shots} points MAML errs by {maml:.2f}, joint "
+            f"training on the same tasks by {joint:.2f}. Before it adapts, a model can at best be "
+            f"the mean of the waves it learned from, which errs by {mean:.2f} here and by 3.006 "
+            "over all of the paper's tasks. Joint training learns that mean; MAML looks for a "
+            "model that few steps turn into the wave at hand.")
+    print("\nThere is more: --tasks characters, --tasks navigation, --paper, --best, --help")
+
+
+def paper(trainer, chosen):
+    """Joint training and MAML as in the original code."""
+    sample, alpha = Sinusoid(chosen.shots, chosen.shots).sample, chosen.inner_rate
+    start, rng = trainer.start(std=0.01), np.random.default_rng([chosen.seed, 3])
+    while (far := abs(start) > 0.02).any():            # cut off at two standard deviations
+        start[far] = 0.01 * rng.standard_normal(far.sum())
+    theta, _ = trainer("joint training", start, partial(pooled, sample), alpha, 0)
+    learned = {"joint training": (theta, None),
+               "MAML": trainer("MAML", start, sample, alpha, chosen.inner_steps)}
+    for shots in 5, 10, 20:
+        results = judge_waves(trainer, learned, shots, PUBLISHED.get(shots, ()))
+        if shots == 10:
+            show_waves(trainer, results, ["MAML", "joint training"], shots)
+
+
+def best(trainer, chosen):
+    """Inner rates learned for each parameter: of one step, and of each of five steps."""
+    one_step, five_steps = names = ["Meta-SGD, one step", "five learned steps"]
+    gradient, n = partial(meta_gradient, wrt_alpha=True), chosen.iterations
+    start, rng = trainer.start(std=0.15), np.random.default_rng([chosen.seed, 3])
+    rates = 0.01 * rng.standard_normal(len(start))     # scattered ones end lower than equal ones
+    sample = Sinusoid(shots=10, queries=10).sample
+    learned = {one_step: trainer(one_step, start, sample, rates, 1, gradient, 6 * n)}
+    # float64: early in training single tasks explode, beyond what float32 holds and clipping mends
+    start, rates = trainer.start(std=0.01, dtype=np.float64), np.full((5, len(start)), 0.01)
+    sample = Sinusoid(shots=5, queries=20).sample
+    learned[five_steps] = trainer(five_steps, start, sample, rates, 5, gradient, n)
+    for shots in 5, 10:
+        results = judge_waves(trainer, learned, shots, PUBLISHED[shots], digits=3)
+    show_waves(trainer, results, names[::-1], shots, steps=(0, 1, 5))
+
 
 def unseen_waves(chosen, shots):
-    """Return unseen tasks, their Waves, and other tasks to choose inner rates on; the same for every method."""
-    family = Sinusoid(shots, 100, chosen.test_amplitude, chosen.test_phase)
-    rng = np.random.default_rng([chosen.seed, 2])
+    """Return unseen Tasks, their Waves, and other Tasks to choose inner rates on."""
+    family, rng = Sinusoid(shots, queries=100), np.random.default_rng([chosen.seed, 2])
     waves = family.draw(rng, chosen.unseen)
     return family.observe(rng, waves), waves, family.sample(rng, OTHERS)
 
 
-def show(trainer, results, tasks, waves):
-    """Draw MAML beside joint training, on the task with the median of MAML's errors."""
-    pair = [(name, *results[name][:2]) for name in (trainer.maml, "joint training")]
-    i = np.argsort(results[trainer.maml][2][-1])[len(waves.phase) // 2]
-    print(f"\nThe unseen task with the median of {trainer.maml}'s errors after 10 steps:",
-          *picture(trainer.model, pair, tasks, waves, i), sep="\n")
+def judge_waves(trainer, learned, shots, published=(), digits=2):
+    """Print the errors on unseen waves; return name -> (theta, alpha, errors)."""
+    tasks, waves, others = unseen_waves(trainer.chosen, shots)
+    score, loss = (partial(evaluate, trainer.model, some, MLP.loss) for some in (tasks, others))
+    results = compare(learned, score, loss)
+    for name, y in (("mean of all waves", -5.1 / np.pi * np.cos(tasks.x_query)),
+                    ("oracle, knows the wave", waves(tasks.x_query))):
+        errors = ((y - tasks.y_query)**2).mean((1, 2))
+        results[name] = None, None, np.tile(errors, (len(STEPS), 1))
+    title = f"Mean squared error on {len(errors)} unseen tasks, {shots} points each"
+    report(title, results, STEPS, trainer.unfinished, published, digits)
+    return results
+
+
+def show_waves(trainer, results, names, shots, steps=(0, 1, 10)):
+    """Draw two methods on the wave with the median of the first one's last errors."""
+    tasks, waves, _ = unseen_waves(trainer.chosen, shots)
+    i = median_task(results[names[0]][2][STEPS.index(steps[-1])])
+    methods = [(name, *results[name][:2]) for name in names]
+    print(f"\nThe unseen task with the median error of {names[0]}, {after(steps[-1])}:")
+    draw_waves(trainer.model, methods, tasks, waves, i, steps)
     if trainer.chosen.plot:
-        plot(trainer.chosen.plot, trainer.model, pair, tasks, waves, i)
-
-
-def published(chosen, shots):
-    """Return the published rows, if they are about these tasks."""
-    return PUBLISHED[shots] if all(list(getattr(chosen, name)) == list(TEST[name]) for name in TEST) else []
-
-
-def report(chosen, shots, scores, published=(), digits=2):
-    """Print the table of scores, name -> errors (len(STEPS), tasks), and of published rows."""
-    limit = WRECKED * max(map(abs, chosen.test_amplitude))**2
-    print(f"\nMean squared error on {chosen.unseen} unseen tasks, {shots} points each, ± 95 % interval\n",
-          *table(*(rows(name, errors, digits, limit) for name, errors in scores.items()), list(published)), sep="\n")
-
-
-def sinusoids(trainer, chosen):
-    """All methods on the paper's sinusoids."""
-    learned = learn(trainer, trainer.start(), Sinusoid(chosen.shots, chosen.shots), reptile=True)
-    tasks, waves, others = unseen_waves(chosen, chosen.shots)
-    results = compare(trainer.model, learned, tasks, MLP.loss, others)
-    mean_wave = -5.1 / np.pi * np.cos(tasks.x_query)  # of all of the paper's waves
-    scores = {name: errors for name, (theta, alpha, errors) in results.items()}
-    for name, y in ("mean of all waves", mean_wave), ("oracle, knows the wave", waves(tasks.x_query)):
-        scores[name] = np.tile(((y - tasks.y_query)**2).mean((1, 2)), (len(STEPS), 1))
-    report(chosen, chosen.shots, scores)
-    maml, joint, mean = (scores[name][1].mean() for name in (trainer.maml, "joint training", "mean of all waves"))
-    print("\n" + textwrap.fill(
-        f"In words: after one step on {chosen.shots} points {trainer.maml} errs by {maml:.2f}, joint training on the "
-        f"same tasks by {joint:.2f}. Before it adapts, a model can at best be the mean of the waves it learned from, "
-        f"which errs by {mean:.2f} here and by 3.006 over all of the paper's tasks. Joint training learns "
-        "that mean; MAML looks for a model that few steps turn into the wave at hand.", 79))
-    show(trainer, results, tasks, waves)
-
-
-def paper(trainer, chosen):
-    """The original code's setting, evaluated with 5, 10 and 20 points."""
-    start, rng = trainer.start(std=0.01), np.random.default_rng([chosen.seed, 3])
-    while (far := abs(start) > 0.02).any():  # as there, a normal distribution cut off at two standard deviations
-        start[far] = 0.01 * rng.standard_normal(far.sum())
-    family, gradient = Sinusoid(chosen.shots, chosen.shots), partial(meta_gradient, first_order=chosen.first_order)
-    theta, _ = trainer("joint training", start, lambda rng, n: pooled(family.sample(rng, n)), chosen.inner_rate, 0)
-    learned = {"joint training": (theta, None), trainer.maml: trainer(
-        trainer.maml, start, family.sample, chosen.inner_rate, chosen.inner_steps, gradient)}
-    for shots in PUBLISHED:
-        tasks, waves, others = unseen_waves(chosen, shots)
-        results = compare(trainer.model, learned, tasks, MLP.loss, others)
-        report(chosen, shots, {name: r[2] for name, r in results.items()}, published(chosen, shots))
-        if shots == 10:
-            show(trainer, results, tasks, waves)
-
-
-def best(trainer, chosen):
-    """Learned inner rates: one for each parameter and one step, and one for each parameter and each of five steps."""
-    gradient, n = partial(meta_gradient, wrt_alpha=True), chosen.iterations
-    # Five steps in float64: early in training single tasks explode, beyond what float32 holds and clipping can mend.
-    one, five = trainer.start(std=0.15, float=32), trainer.start(std=0.01, float=64)
-    scattered = 0.01 * np.random.default_rng([chosen.seed, 3]).standard_normal(len(one))  # ends lower than all alike
-    equal = np.full((5, len(five)), 0.01)
-    runs = {
-        "Meta-SGD, one step": (one, Sinusoid(shots=10, queries=10).sample, scattered, 1, gradient, 6 * n),
-        "five learned steps": (five, Sinusoid(shots=5, queries=20).sample, equal, 5, gradient, n)}
-    learned = {name: trainer(name, *how) for name, how in runs.items()}
-    for shots in 5, 10:
-        results = compare(trainer.model, learned, unseen_waves(chosen, shots)[0], MLP.loss)
-        report(chosen, shots, {name: r[2] for name, r in results.items()}, published(chosen, shots), digits=3)
-
-
-def nearest(tasks):
-    """Return the query labels by the nearest support example, pixel by pixel, (tasks, queries)."""
-    x, centres = tasks.x_query, tasks.x_support
-    distance = (centres**2).sum(-1)[:, None] - 2 * x @ centres.swapaxes(1, 2)  # squared, less what is the same for all
-    return np.take_along_axis(tasks.y_support, distance.argmin(-1), axis=1)
+        plot_waves(trainer.chosen.plot, trainer.model, methods, tasks, waves, i, steps)
 
 
 def handwriting(trainer, chosen):
-    """5-way classification of made-up characters, with accuracy in per cent."""
-    all_shots = (1, 5) if chosen.shots is None else (chosen.shots,)
-    classes = characters(np.random.default_rng([chosen.seed, 3]), 800, max(20, all_shots[-1] + 10))
+    """5-way classification of made-up characters."""
+    all_shots, model, parts = (chosen.shots,) if chosen.shots else (1, 5), trainer.model, []
+    rng = np.random.default_rng([chosen.seed, 3])
+    classes = characters(rng, 800, max(20, all_shots[-1] + 10))
     known, new = classes[:600], classes[600:]
     for shots in all_shots:
+        print(f"\n{shots} of each character given")
+        trainer.unfinished = {}
         family, rng = FewShot(known, 5, shots, 5), np.random.default_rng([chosen.seed, 2])
-        learned = learn(trainer, trainer.start(), family, f"{shots}-shot ")
-        tasks, others = FewShot(new, 5, shots, 10).sample(rng, chosen.unseen), family.sample(rng, OTHERS)
-        results = compare(trainer.model, learned, tasks, accuracy, others)
-        by_pixels = np.tile(100 * (nearest(tasks) == tasks.y_query).mean(-1), (len(STEPS), 1))
-        print(f"\nPer cent right on {chosen.unseen} tasks of 5 unseen characters, {shots} of each given, ± 95 %\n")
-        scores = {**{name: r[2] for name, r in results.items()}, "nearest by pixels": by_pixels}
-        print(*table(*(rows(*row) for row in scores.items())), sep="\n")
-        print("\n" + textwrap.fill(
-            "In words: each task deals its labels anew, so no model can tell them without its examples, and what joint "
-            f"training learns stays at chance, 20 %, until it adapts. After 5 steps {trainer.maml} is right in "
-            f"{results[trainer.maml][2][2].mean():.0f} %, the nearest neighbour in {by_pixels.mean():.0f} %.", 79))
-        draw_characters(trainer, results[trainer.maml], tasks, shots)
+        learned = learn(trainer, trainer.start(), family.sample, partial(pooled, family.sample))
+        tasks = FewShot(new, 5, shots, 10).sample(rng, chosen.unseen)
+        others = family.sample(rng, OTHERS)
+        results = compare(learned, partial(evaluate, model, tasks, accuracy),
+                          partial(evaluate, model, others, MLP.loss))
+        pixels = 100 * (nearest(tasks) == tasks.y_query).mean(-1)
+        results["nearest by pixels"] = None, None, np.tile(pixels, (len(STEPS), 1))
+        title = f"% right on {chosen.unseen} tasks of 5 unseen characters, {shots} given of each"
+        report(title, results, STEPS, trainer.unfinished)
+        say("In words: each task deals its labels anew, so no model can tell them without its "
+            "examples, and what joint training learns stays at chance, 20 %, until it adapts. "
+            f"After 5 steps MAML is right in {results['MAML'][2][2].mean():.0f} %, the nearest "
+            f"neighbour in {pixels.mean():.0f} %.")
+        given, asked = one_task(model, *results["MAML"], tasks, shots)
+        print("\nThe task with the median accuracy: the characters given, then a query of each,"
+              "\nwith its label and what MAML answers before and after 5 steps")
+        draw_images(*given)
+        draw_images(*asked)
+        parts.append((title, results, given, asked))
+    if chosen.plot:
+        plot_characters(chosen.plot, parts)
 
 
-def draw_characters(trainer, result, tasks, shots):
-    """Print the support characters of one task, and one query of each, with their labels before and after."""
-    theta, alpha, scores = result
-    i = np.argsort(scores[2])[len(scores[2]) // 2]  # after 5 steps
-    labels = tasks.y_query[i, ::10]
-    support, queries = (tasks.x_support[i], tasks.y_support[i]), tasks.x_query[i, ::10]
-    before, after = (trainer.model.predict(adapt(trainer.model, theta, *support, alpha, k), queries).argmax(-1)
-                     for k in (0, 5))
-    line = lambda texts: " ".join(f"{text:14}" for text in texts)
-    print("\nThe task with the median accuracy: the characters given, then a query of each,\nwith its label and what "
-          f"{trainer.maml} says before and after 5 steps",
-          line(f"label {label}" for label in labels), *images(tasks.x_support[i, ::shots]),
-          line(f"{label}: {b}, then {a}" for label, b, a in zip(labels, before, after)),
-          *images(queries), sep="\n")
+def one_task(model, theta, alpha, scores, tasks, shots):
+    """Return images and captions of the median task: the support set, and a query of each."""
+    x, y, queries, labels = (a[median_task(scores[2])] for a in tasks)
+    before, then = (model.predict(adapt(model, theta, x, y, alpha, k), queries).argmax(-1)
+                    for k in (0, 5))
+    answers = [f"{label}: {b}, then {t}" for label, b, t in zip(labels, before, then)]
+    names = [f"label {label}" for label in y]
+    return (x[::shots], names[::shots]), (queries[::10], answers[::10])
 
 
-# ------------------------------------------------------------------------------------------------ the command line
+def navigation(trainer, chosen):
+    """All methods on the goals of section 5.3."""
+    model, family = trainer.model, Navigation()
+    start = trainer.start()
+    model.unpack(start)[-1][0][...] *= 0.1             # or most of the first actions are clipped
+
+    def sample(rng, n_tasks):
+        return partial(family.roll_out, rng, goals=family.draw(rng, n_tasks))
+
+    learned = learn(trainer, start, sample, sample, policy_gradient)
+    goals, others = (family.draw(np.random.default_rng([chosen.seed, i]), n)
+                     for i, n in ((2, chosen.unseen), (3, OTHERS // 2)))
+    results = compare(learned, partial(returns, model, goals),
+                      lambda theta, alpha: -returns(model, others, theta, alpha), GOAL_RATES)
+    rng = np.random.default_rng(0)
+    # Of the factors tried, 0.5 to 10, 4 does best: it overcomes the noise and seldom overshoots.
+    knows = family.roll_out(rng, lambda x: 4 * (goals - x), goals).returns()
+    results["oracle, knows the goal"] = None, None, np.tile(knows, (len(GOAL_STEPS), 1))
+    report(f"Return on {chosen.unseen} unseen goals", results, GOAL_STEPS, trainer.unfinished)
+    maml, joint = (results[name][2].mean(-1) for name in ("MAML", "joint training"))
+    if np.isfinite([maml, joint]).all():
+        say(f"In words: one step on {family.episodes} episodes takes MAML from {maml[0]:.1f} to "
+            f"{maml[1]:.1f}, joint training to {joint[1]:.1f}; three take them to {maml[3]:.1f} "
+            f"and {joint[3]:.1f}. Knowing the goal gives {knows.mean():.1f} with the same noise.")
+    show_paths(model, chosen, results, goals)
+
+
+def show_paths(model, chosen, results, goals):
+    """Draw paths of MAML and joint training to the goal with the median of MAML's returns."""
+    i, paths = median_task(results["MAML"][2][-1]), {}
+    print("\nThree paths to the goal with the median of MAML's returns: + start, ● goal")
+    for name in "MAML", "joint training":
+        episodes = explore(model, goals, *results[name][:2])
+        paths[name] = {k: episodes[k].positions[i, :3] for k in (0, 1, 3)}
+        draw_paths(name, paths[name], goals[i, 0])
+    if chosen.plot:
+        plot_navigation(chosen.plot, paths, goals[i, 0], results)
+
+
+# ------------------------------------------------------------------------------- the command line
+
+def number(read, fits, expected):
+    """Return a type for argparse: what read makes of a text, if it fits."""
+    def parse(text):
+        try:
+            value = read(text)
+        except ValueError:
+            value = math.nan
+        if not fits(value):
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
+        return value
+    return parse
+
+
+def picture_file(name):
+    """Return the name of a file that a picture can be written to, a type for argparse."""
+    if not name.lower().endswith((".png", ".svg", ".pdf")):
+        raise argparse.ArgumentTypeError(f"expected a .png, .svg or .pdf file, got {name!r}")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise argparse.ArgumentTypeError("needs matplotlib: python -m pip install matplotlib")
+    new = not os.path.exists(name)
+    try:
+        open(name, "ab").close()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"cannot write {name!r}: {error.strerror}") from None
+    if new:
+        os.remove(name)
+    return name
+
+
+WHOLE = number(int, lambda n: n >= 0, "a whole number >= 0")
+COUNT = number(int, lambda n: n >= 1, "a whole number >= 1")
+RATE = number(float, lambda a: 0 < a < 1e30, "a number > 0 and < 1e30")
+
+WAVES = dict(shots=10, inner_steps=1, inner_rate=0.01, outer_rate=3e-3, meta_batch=25,
+             iterations=12000, unseen=600)
+NETWORK = (1, 40, 40, 1), "relu", "mse"                # of the paper
+MODES = {  # what to run, the network, and the settings, explained with the options below
+    "sinusoids": (sinusoids, NETWORK, WAVES),
+    "paper": (paper, NETWORK, {**WAVES, "inner_rate": 0.001, "outer_rate": 1e-3,
+                               "iterations": 70000}),
+    "best": (best, NETWORK, dict(outer_rate=3e-3, meta_batch=25, iterations=15000, unseen=4000)),
+    "characters": (handwriting, ((196, 64, 64, 5), "relu", "cross_entropy"), {
+        **WAVES, "shots": None, "inner_steps": 3, "inner_rate": 0.1, "iterations": 2000}),
+    "navigation": (navigation, ((2, 40, 40, 2), "tanh", "policy"), dict(
+        inner_steps=1, inner_rate=2.0, outer_rate=5e-3, meta_batch=20, iterations=300,
+        unseen=200))}
+
 
 def parser():
-    """Return the parser of the command line. What is not given stays out of its result, for the mode to decide."""
-    def kind(read, fits, expected):
-        def parse(text):
-            try:
-                value = read(text)
-            except ValueError:
-                value = math.nan
-            if not fits(value):
-                raise argparse.ArgumentTypeError(f"expected {expected}, got {text!r}")
-            return value
-        return parse
-
-    def file(*ends):
-        return kind(str, lambda name: name.endswith(ends) and os.path.isdir(os.path.dirname(name) or ".")
-                    and not os.path.isdir(name),
-                    f"a name that ends in {' or '.join(ends)}, in a folder that exists")
-
-    whole, count = (kind(int, lambda n, least=least: n >= least, f"a whole number >= {least}") for least in (0, 1))
-    rate = kind(float, lambda a: 0 < a < math.inf, "a number > 0")
-    finite = kind(float, math.isfinite, "a finite number")
-    new = argparse.ArgumentParser(
-        prog="demo.py", usage="python demo.py [--tasks KIND | --paper | --best] [options]", description=__doc__,
-        argument_default=argparse.SUPPRESS, formatter_class=argparse.RawTextHelpFormatter, allow_abbrev=False)
-    modes = new.add_argument_group("what to do").add_mutually_exclusive_group()
-    modes.add_argument("--tasks", dest="mode", choices=("sinusoids", "characters"), help="default: sinusoids")
-    modes.add_argument("--paper", dest="mode", action="store_const", const="paper", help=(
-        "joint training and MAML as in the original code, tested with 5, 10 and 20 points"))
-    modes.add_argument("--best", dest="mode", action="store_const", const="best", help=(
-        "inner rates learned for each parameter, with one inner step and, for each step,\nwith five"))
-    group = new.add_argument_group("tasks")
-    add = lambda flag, metavar, type, text: group.add_argument(flag, metavar=metavar, type=type, help=text)
-    add("--shots", "N", count, "examples given of a task (default: 10 points, as in the original code; --paper tests\n"
-                               "with 5, 10 and 20 in any case) or of each character (default: 1, then 5)")
-    group.add_argument("--test-amplitude", nargs=2, metavar=("LOW", "HIGH"), type=finite, help=(
-        "of unseen waves (default: 0.1 5, as in training); beyond it, see MAML extrapolate"))
-    group.add_argument("--test-phase", nargs=2, metavar=("LOW", "HIGH"), type=finite, help=(
-        "of unseen waves, in radians (default: 0 3.1416, as in training)"))
-    add("--unseen", "N", count, "number of unseen tasks (default: 600, as in the original code; 4000 with --best)")
-    group = new.add_argument_group("learning")
-    ends = group.add_mutually_exclusive_group()
-    ends.add_argument("--iterations", metavar="N", type=count, help=(
-        "outer steps of each method (default: 12000; 70000 with --paper, as in the original\n"
-        "code; 15000 with --best, and six times as many for one inner step; 2000 for\ncharacters)"))
-    ends.add_argument("--quick", action="store_true", help="a tenth of the iterations, to see that it works")
-    add("--inner-steps", "K", count, "steps that MAML learns through (default: 1, as in the original code; 3 for\n"
-                                     "characters); Reptile takes at least 5")
-    add("--inner-rate", "ALPHA", rate, "of MAML, and where Meta-SGD starts (default: 0.01, as in the paper's text;\n"
-                                       "0.001 with --paper, as in the original code; 0.1 for characters)")
-    add("--outer-rate", "LR", rate, "of Adam (default: 0.003, decayed to 0 along a cosine, gradients clipped to\n"
-                                    "norm 10; with --paper 0.001, constant, not clipped, as in the original code)")
-    add("--meta-batch", "N", count, "tasks of one outer step (default: 25, as in the original code)")
-    add("--seed", "N", whole, "of all random numbers (default: 0)")
-    group.add_argument("--activation", choices=("relu", "tanh"), help="of the hidden layers (default: relu)")
-    group.add_argument("--float", type=int, choices=(32, 64), help="bits of a number (default: 32)")
-    group.add_argument("--first-order", action="store_true", help="leave the Hessian out, of Meta-SGD too")
-    group = new.add_argument_group("files")
-    add("--save", "FILE.npz", file(".npz"), "keep what is learned, as arrays 'MAML theta', 'MAML alpha' and so on")
-    add("--load", "FILE.npz", str, "use what the same mode has saved, without training")
-    add("--plot", "FILE", file(".png", ".svg", ".pdf"), "draw the paper's figure 2 as png, svg or pdf, with matplotlib")
-    return new
+    """Return the parser, whose result lacks the options that are not given."""
+    command = argparse.ArgumentParser(
+        "demo.py", "python demo.py [--tasks KIND | --paper | --best] [options]", __doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS, allow_abbrev=False)
+    modes = command.add_mutually_exclusive_group()
+    modes.add_argument("--tasks", dest="mode", choices=("sinusoids", "characters", "navigation"),
+                       help="(default: sinusoids)")
+    modes.add_argument("--paper", dest="mode", action="store_const", const="paper",
+                       help="joint training and MAML as in the authors' code, cbfinn/maml")
+    modes.add_argument("--best", dest="mode", action="store_const", const="best",
+                       help="inner rates learned for each parameter, of one step and of five")
+    add = partial(command.add_argument, metavar="N", type=COUNT)
+    add("--shots", help="examples given of a task (default: 10, as in the authors' code), or of "
+                        "each character (default: 1, then 5)")
+    add("--inner-steps", help="that MAML learns through (default: 1, as in the authors' code; "
+                              "characters 3, found by trial); Reptile takes 5 or more")
+    add("--inner-rate", type=RATE, help=(
+        "of MAML, and where Meta-SGD starts (default: 0.01, as in the paper's text; --paper 0.001, "
+        "as in the authors' code; characters 0.1, navigation 2, found by trial)"))
+    add("--outer-rate", type=RATE, help=(
+        "of Adam (default: 0.003, falling to 0, gradients clipped to norm 10, better in 12000 "
+        "iterations than the authors' 0.001, neither falling nor clipped, which --paper has; "
+        "navigation 0.005, faster than 0.003, and 0.01 can end far lower)"))
+    add("--meta-batch", help=(
+        "tasks of an outer step (default: 25, navigation 20, as in the authors' code)"))
+    limits = command.add_mutually_exclusive_group()
+    limits.add_argument("--iterations", metavar="N", type=COUNT, help=(
+        "outer steps (default: 12000 for some seconds a method; --paper 70000, as in the authors' "
+        "code; --best 15000, sixfold for one step; characters 2000; navigation 300)"))
+    limits.add_argument("--quick", action="store_true", help=(
+        "a tenth of the default iterations, of navigation a fifth"))
+    add("--unseen", help="tasks to judge by (default: 600, as in the authors' code; --best 4000, "
+                         "navigation 200, for small intervals)")
+    add("--seed", type=WHOLE, help="of all random numbers (default: 0)")
+    add("--plot", metavar="FILE", type=picture_file, help=(
+        "draw the results as .png, .svg or .pdf, with matplotlib (default: no picture)"))
+    return command
 
 
 def settings(arguments):
-    """Return the settings of the mode chosen, changed by the options given. Ends the program where these are bad."""
+    """Return the settings of the mode chosen, changed by the options given."""
     command = parser()
     given = vars(command.parse_args(arguments))
     mode, quick = given.pop("mode", "sinusoids"), given.pop("quick", False)
+    default = {**MODES[mode][2], "seed": 0, "plot": None}
     for name in given:
-        if name not in MODES[mode]:
+        if name not in default:
             command.error(f"--{name.replace('_', '-')} has no meaning for {mode}")
-    void = [name for name in [*given, *["quick"] * quick] if name in TRAINING]
-    if "load" in given and void:
-        command.error(f"--load trains nothing, so --{void[0].replace('_', '-')} has no meaning")
-    chosen = SimpleNamespace(mode=mode, **{**MODES[mode], **given})
-    chosen.iterations //= 10 if quick else 1
-    for name in "amplitude", "phase":
-        low, high = given.get(f"test_{name}", (0, 0))
-        if low > high:
-            command.error(f"argument --test-{name}: expected LOW <= HIGH, got {low} {high}")
-    if given.get("plot") and importlib.util.find_spec("matplotlib") is None:
-        command.error("--plot needs matplotlib: python -m pip install matplotlib")
+    chosen = SimpleNamespace(mode=mode, **{**default, **given})
+    if quick:
+        chosen.iterations //= 5 if mode == "navigation" else 10
     return chosen
 
 
-def nearest_character(error):
-    """For an output that cannot show Unicode: an ASCII character of the same width for each that it lacks."""
-    like = dict(zip("±·●─│┌┐└┘▀▄█α→−π≤", "~.O-|++++\".#a>-p<"))
-    return "".join(like.get(c, " " if c == "\u2800" else "*") for c in error.object[error.start:error.end]), error.end
-
-
-@np.errstate(over="ignore", invalid="ignore")  # a task that diverges shows in the figures
+@np.errstate(over="ignore", invalid="ignore")          # what diverges shows in the table
 def main(arguments=None):
     chosen = settings(arguments)
-    sizes, loss = ((196, 64, 64, 5), "cross_entropy") if chosen.mode == "characters" else ((1, 40, 40, 1), "mse")
-    run = {"sinusoids": sinusoids, "paper": paper, "best": best, "characters": handwriting}[chosen.mode]
-    trainer = Trainer(MLP(sizes, chosen.activation, loss), chosen)
-    print(f"network {'-'.join(map(str, sizes))}, {trainer.model.n_params} parameters, {chosen.activation}\n")
-    try:
-        run(trainer, chosen)
-    finally:
-        if chosen.save:
-            save(chosen.save, trainer.learned, trainer.made_for)
+    run, network, _ = MODES[chosen.mode]
+    model = MLP(*network)
+    print(f"network {'-'.join(map(str, network[0]))}, {model.n_params} parameters, {network[1]}\n")
+    run(Trainer(model, chosen), chosen)
 
 
 if __name__ == "__main__":
-    codecs.register_error("nearest character", nearest_character)
-    sys.stdout.reconfigure(errors="nearest character")
+    if sys.stdout is None:                             # the output is closed
+        sys.stdout = open(os.devnull, "w")
+    if hasattr(sys.stdout, "reconfigure"):             # which a notebook's lacks
+        sys.stdout.reconfigure(encoding="utf-8")
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends this program as any other
     try:
         main()
-    except Stop as stop:
-        sys.exit(f"demo.py: {stop}")
     except KeyboardInterrupt:
         sys.exit(130)
+    except OSError as error:                           # a full disk
+        sys.exit(f"demo.py: {error}")

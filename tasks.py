@@ -3,6 +3,7 @@
 Sinusoid    regression, section 5.1 of Finn et al. 2017
 FewShot     classification, their section 5.2, of any data that come as one array for each class
 characters  made-up handwriting for FewShot, since no data set comes with this project
+Navigation  reinforcement learning, their section 5.3: a point that has to find its goal
 """
 from dataclasses import dataclass
 from functools import partial
@@ -19,10 +20,10 @@ class Tasks(NamedTuple):
     y_query: np.ndarray    # (tasks, queries, d_out), or integer labels (tasks, queries)
 
 
-# ------------------------------------------------------------------------------------ regression
+# --------------------------------------------------------------------------------------- regression
 
 class Waves(NamedTuple):
-    """What a family of sinusoids hides from the learner: y = amplitude · sin(frequency · x − phase)."""
+    """What sinusoids hide from the learner: y = amplitude · sin(frequency · x − phase)."""
     amplitude: np.ndarray  # (tasks, 1, 1)
     phase: np.ndarray      # (tasks, 1, 1), radians
     frequency: np.ndarray  # (tasks, 1, 1), radians per unit of x
@@ -75,7 +76,7 @@ class Sinusoid:
         return Tasks(x[:, :self.shots], y[:, :self.shots], x[:, self.shots:], y[:, self.shots:])
 
 
-# ------------------------------------------------------------------------------------ classification
+# ----------------------------------------------------------------------------------- classification
 
 @dataclass(frozen=True, eq=False)
 class FewShot:
@@ -98,7 +99,10 @@ class FewShot:
         listed = isinstance(self.classes, (list, tuple, np.ndarray)) and np.ndim(self.classes[:1])
         require(listed, "classes", "a list of arrays, one for each class", self.classes)
         n_classes, n = len(self.classes), self.shots + self.queries
-        require(n_classes >= self.ways, "classes", f"at least ways, {self.ways}, of them", n_classes)
+        enough = n_classes >= self.ways
+        require(enough, "classes", f"at least ways, {self.ways}, of them", n_classes)
+        for i, examples in enumerate(self.classes):
+            require(not np.ma.isMaskedArray(examples), f"classes[{i}]", "no mask", examples)
         object.__setattr__(self, "classes", [np.asarray(examples) for examples in self.classes])
         d = self.classes[0].shape[-1] if self.classes[0].ndim == 2 else "features"
         for i, examples in enumerate(self.classes):
@@ -113,7 +117,9 @@ class FewShot:
         chosen = distinct(rng, np.full(n_tasks, len(self.classes)), self.ways)   # (n_tasks, ways)
         sizes = np.array([len(examples) for examples in self.classes])
         which = distinct(rng, sizes[chosen], self.shots + self.queries)   # (n_tasks, ways, n)
-        x = np.stack([self.classes[c][i] for c, i in zip(chosen.flat, which.reshape(-1, which.shape[-1]))])
+        examples = which.reshape(-1, which.shape[-1])
+        picks = zip(chosen.flat, which.reshape(chosen.size, -1))
+        x = np.stack([self.classes[c][rows] for c, rows in picks])
         x = x.reshape(which.shape + (-1,))                                # (n_tasks, ways, n, d)
         return Tasks(*labelled(x[:, :, :self.shots]), *labelled(x[:, :, self.shots:]))
 
@@ -171,13 +177,89 @@ def characters(rng, n_classes, n_examples=20, grid=14):
     return classes
 
 
-# ------------------------------------------------------------------------------------ checks
+# --------------------------------------------------------------------------- reinforcement learning
+
+class Episodes(NamedTuple):
+    """What a policy met and did, in all episodes of all tasks."""
+    positions: np.ndarray  # (tasks, episodes, steps, 2), before each action
+    actions: np.ndarray    # (tasks, episodes, steps, 2)
+    rewards: np.ndarray    # (tasks, episodes, steps)
+
+    def returns(self):
+        """Return the sum of rewards, as its mean over the episodes of each task, (tasks,)."""
+        return self.rewards.sum(-1).mean(-1)
+
+    def examples(self):
+        """Return x (tasks, n, 2) and y (tasks, n, 3), as maml.py's loss "policy" takes them.
+
+        y is an action and its advantage: the rewards from then on, less their mean over the task's
+        episodes at that step, in units of the standard deviation over all steps of the task.
+        """
+        to_go = self.rewards[..., ::-1].cumsum(-1)[..., ::-1]
+        advantage = to_go - to_go.mean(1, keepdims=True)
+        deviation = advantage.std((1, 2), keepdims=True)
+        advantage /= np.where(deviation > 0, deviation, 1)  # 0 where all episodes are alike
+        y = np.concatenate((self.actions, advantage[..., None]), -1)
+        return self.positions.reshape(len(y), -1, 2), y.reshape(len(y), -1, 3)
+
+
+@dataclass(frozen=True)
+class Navigation:
+    """The 2D navigation of Finn et al. 2017, section 5.3: a point seeks a goal it is not shown.
+
+    It starts at (0, 0), an action moves it by at most 0.1 in each direction, and the reward is
+    minus its distance from the goal after the move. In the original code, cbfinn/maml_rl, an
+    episode ends at the goal or after 100 steps; here all take the same number of steps.
+    Raises ValueError for fewer than one step or two episodes, and a deviation that is not > 0.
+    """
+    steps: int = 20         # of an episode; every goal is within 5 of the start
+    episodes: int = 20      # of a task, as in the original code
+    deviation: float = 0.1  # of an action from the policy's mean, in each direction
+
+    def __post_init__(self):
+        check_count("steps", self.steps)
+        check_count("episodes", self.episodes, 2)
+        fits = is_finite(self.deviation) and self.deviation > 0
+        require(fits, "deviation", "a finite number > 0", self.deviation)
+
+    def draw(self, rng, n_tasks):
+        """Return the goals of n_tasks new tasks, (n_tasks, 1, 2), uniform in [−0.5, 0.5]²."""
+        check_draw(rng, n_tasks)
+        return rng.uniform(-0.5, 0.5, (n_tasks, 1, 2))
+
+    def roll_out(self, rng, policy, goals):
+        """Return new Episodes of a policy, the function from positions to mean actions.
+
+        Both are (tasks, episodes, 2): policy = partial(model.predict, theta), of one theta (P,) or
+        of one for each task, (tasks, P).
+        """
+        goals = np.asarray(goals)
+        check_draw(rng, len(goals))
+        fits = goals.ndim == 3 and goals.shape[1:] == (1, 2)
+        require(fits, "goals", "an array (tasks, 1, 2), as draw returns it", goals)
+        x = np.zeros((len(goals), self.episodes, 2))
+        history = []
+        for _ in range(self.steps):
+            mean = policy(x)
+            fits = np.shape(mean) == x.shape
+            require(fits, "policy", f"a function to actions of shape {x.shape}", mean)
+            action = mean + self.deviation * rng.standard_normal(x.shape)
+            moved = x + np.clip(action, -0.1, 0.1)
+            history.append((x, action, -np.linalg.norm(moved - goals, axis=-1)))
+            x = moved
+        return Episodes(*(np.stack(part, axis=2) for part in zip(*history)))
+
+
+# ------------------------------------------------------------------------------------------- checks
 
 def require(fits, name, expected, got):
     """Raise a ValueError of one line if an argument does not fit."""
     if not fits:
-        array = isinstance(got, np.ndarray)
-        found = f"{got.dtype} of shape {got.shape}" if array else f"{got!r:.80}"
+        found = repr(got)
+        if isinstance(got, np.ndarray):
+            found = f"{got.dtype} of shape {got.shape}"
+        elif len(found) > 80 or "\n" in found:
+            found = f"a {type(got).__name__}"
         raise ValueError(f"{name}: expected {expected}, got {found}")
 
 
