@@ -115,15 +115,15 @@ def reptile_gradient(model, theta, tasks, alpha, steps=1):
     """
     theta, _ = check_inner(model, theta, alpha, steps)
     tasks = check_tasks(theta, tasks, alpha, steps)
-    J, direction = 0, 0
+    J, ends = 0, 0
     for x_support, y_support, x_query, y_query in groups(tasks, theta):
         theta_K = adapt(model, theta, x_support, y_support, alpha, steps)
         loss, grad = model.linearize(theta_K, x_query, y_query)[:2]
         check_answer(loss, grad, len(x_query), len(theta))
         J = J + loss.sum()
-        direction = direction + np.atleast_2d(theta - theta_K).sum(0)     # (6); 1-D if steps=0
+        ends = ends + np.broadcast_to(theta_K, grad.shape).sum(0)         # (P,) still if steps=0
     n_tasks = len(tasks[0])
-    return J.item() / n_tasks, direction / n_tasks
+    return J.item() / n_tasks, theta - ends / n_tasks                     # (6)
 
 
 # -------------------------------------------------------------------------------------- activations
