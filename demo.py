@@ -486,7 +486,7 @@ def judge_waves(trainer, learned, shots, published=(), digits=2):
     score, loss = (partial(evaluate, trainer.model, some, MLP.loss) for some in (tasks, others))
     results = compare(learned, score, loss)
     for name, y in (("mean of all waves", -5.1 / np.pi * np.cos(tasks.x_query)),
-                    ("oracle, knows the wave", waves(tasks.x_query))):
+                    ("the true wave", waves(tasks.x_query))):
         errors = ((y - tasks.y_query)**2).mean((1, 2))
         results[name] = None, None, np.tile(errors, (len(STEPS), 1))
     title = f"Mean squared error on {len(errors)} unseen tasks, {shots} points each"

@@ -2,20 +2,22 @@
 
 First comes the algorithm, for any model; then a model for it, a multilayer perceptron derived by
 hand; then the outer loop; and below a line that says so, what serves speed and guards the input.
-Each equation stands, under its number, in the docstring of the function that computes it.
+Each equation stands in the docstring of the function that computes it, under a number that the
+tests and pages cite; the numbers do not run in the file's order.
 
     θ  theta    all P parameters of the model in one vector: (P,), or (tasks, P) once adapted
     K  steps    number of inner steps; θ_k is θ after k of them
     α  alpha    inner rate; α_k is that of step k
     L, g, H     loss, its gradient and its Hessian in θ; subscript s on a task's support set, the
                 examples to adapt on, subscript q on its query set, the examples to judge by
-    J           the meta-objective, which meta-learning minimises
+    J           the meta-objective, which the outer loop minimises over θ: the query loss after the
+                inner steps, averaged over tasks
     v           a vector of P numbers that H multiplies
     ∘           elementwise product
 
 Of a model the algorithm asks for model.linearize(theta, x, y) -> L (tasks,), g (tasks, P), hvp,
 where hvp maps v to H v, both (tasks, P). The first axis of x and y is the task; theta is (P,) for
-all tasks or (tasks, P). In the MLP any axes in front broadcast, and shapes give the last axes only.
+all tasks or (tasks, P). In the MLP any axes in front, written ..., broadcast.
 Outside the outer loop θ, α and v may be complex, hence each .real below: the imaginary part of
 J(θ + i h v) / h with h = 1e-30 is the derivative of J along v to rounding, which the tests use.
 
@@ -43,7 +45,7 @@ def adapt(model, theta, x, y, alpha, steps=1):
     alpha: a number, (P,), (steps, P) or (steps, 1); steps past its last row reuse that row. It is
     taken in theta's precision unless complex. Raises ValueError for arguments that do not fit.
     """
-    theta, rates = check_inner(model, theta, alpha, steps)
+    theta, rates = check_inner(model, theta, alpha, steps)                # rates: α_0 .. α_{K−1}
     theta_k = theta.copy()
     for alpha_k in rates:
         _, grad, _ = model.linearize(theta_k, x, y)
@@ -70,7 +72,7 @@ def meta_gradient(model, theta, tasks, alpha, steps=1, first_order=False, wrt_al
     gradient of the mean query loss (joint training). first_order=True leaves H out of (3), so
     that every v_k is v_K. Raises ValueError for arguments that do not fit.
     """
-    theta, rates = check_inner(model, theta, alpha, steps)
+    theta, rates = check_inner(model, theta, alpha, steps)                # rates: α_0 .. α_{K−1}
     tasks = check_tasks(theta, tasks, alpha, steps)
     J, grad_theta, grad_alpha = 0, 0, [0] * steps
     for x_support, y_support, x_query, y_query in groups(tasks, theta):   # each fits the cache
@@ -91,13 +93,13 @@ def meta_gradient(model, theta, tasks, alpha, steps=1, first_order=False, wrt_al
         J = J + loss.sum()
         grad_theta = grad_theta + v.sum(0)                                # (4)
         del v                                                # makes room for the next group's
-    n_tasks = len(tasks[0])
+    n_tasks = len(tasks[0])                                 # for the means of (2), (4) and (5)
     grad_alpha = sum_shared(grad_alpha, alpha, grad_theta.dtype) / n_tasks if wrt_alpha else None
     return J.item() / n_tasks, grad_theta / n_tasks, grad_alpha
 
 
 def sum_shared(entries, alpha, dtype):
-    """Return (5) in alpha's shape, from its entries (P,) of each step: adds what shares a rate."""
+    """Return in alpha's shape the entries (P,) of each step, added where they share a rate."""
     rows = np.atleast_2d(alpha)
     sums = np.zeros(rows.shape, dtype)
     for k, entry in enumerate(entries):
@@ -121,13 +123,13 @@ def reptile_gradient(model, theta, tasks, alpha, steps=1):
         loss, grad = model.linearize(theta_K, x_query, y_query)[:2]
         check_answer(loss, grad, len(x_query), len(theta))
         J = J + loss.sum()
-        ends = ends + np.broadcast_to(theta_K, grad.shape).sum(0)         # (P,) still if steps=0
+        ends = ends + np.broadcast_to(theta_K, grad.shape).sum(0)         # θ_K is (P,) if steps=0
     n_tasks = len(tasks[0])
     return J.item() / n_tasks, theta - ends / n_tasks                     # (6)
 
 
 # -------------------------------------------------------------------------------------- activations
-# Each σ maps z to σ(z), σ′(z) and σ″(z), of z's shape; None if σ″ is 0 everywhere.
+# Each σ maps z to σ(z), σ′(z) and σ″(z), of z's shape; None stands for a σ″ that is always 0.
 
 def relu(z):
     slope = (z.real > 0).astype(z.real.dtype)                             # σ′(0) = 0
@@ -143,8 +145,8 @@ def tanh(z):
 
 # ------------------------------------------------------------------------------------------- losses
 # R{.} is the derivative of what stands in it along v: d/dh of it at θ + h v, at h = 0. R{g} is H v.
-# Each loss maps a model's n outputs f (..., n, d_out) and y to L (...,), δ = ∂L/∂f, of f's shape,
-# and the function R{f} -> R{δ}.
+# Each loss maps a model's outputs f (..., n, d_out) for n examples, and y, to L (...,), δ = ∂L/∂f,
+# of f's shape, and the function R{f} -> R{δ}.
 
 def mse(f, y):
     """The mean squared error against targets y (..., n, d_out).
@@ -184,7 +186,8 @@ def policy(f, y):
         (13)   L = mean over examples of A ‖f − action‖² / 2;  δ = A (f − action) / n
         (13R)  R{δ} = A R{f} / n
 
-    y: (..., n, d_out + 1). A standard deviation other than 1 would divide L by its square.
+    y: (..., n, d_out + 1). A says how much better the action did than expected. L is −mean of
+    A log π(action), less a constant; a deviation of π other than 1 divides it by its square.
     The examples are held fixed: how θ changes which ones are seen is left out.
     """
     weight = y[..., -1:] / f.shape[-2]                                    # A / n, (..., n, 1)
@@ -222,7 +225,7 @@ class MLP:
     """A multilayer perceptron whose loss, gradient and Hessian-vector product are derived by hand.
 
         x, y, f     n inputs (n, d_in), what the loss compares with, and the outputs (n, d_out)
-        a_l, z_l    input (n, d_l) and, before σ, output (n, d_{l+1}) of layer l = 0 .. last
+        a_l, z_l    input (n, d_l) of layer l = 0 .. last, and its output before σ (n, d_{l+1})
         A_l         [a_l 1], a_l with a column of ones, (n, d_l + 1)
         W_l, M_l    weights (d_l, d_{l+1}); the same with the bias as one more row
         σ, σ′, σ″   activation of all layers but the last, and its derivatives
@@ -237,7 +240,7 @@ class MLP:
         self.sizes = check_network(sizes, activation, loss)
         self._activation = ACTIVATIONS[activation]
         self._loss = LOSSES[loss]
-        self._shapes = [(d_in + 1, d_out) for d_in, d_out in zip(self.sizes, self.sizes[1:])]
+        self._shapes = [(d + 1, d_next) for d, d_next in zip(self.sizes, self.sizes[1:])]
         ends = np.cumsum([rows * columns for rows, columns in self._shapes]).tolist()
         self._parts = [slice(start, end) for start, end in zip([0] + ends, ends)]
         self.n_params = ends[-1]
@@ -294,7 +297,7 @@ class MLP:
     def _backward(self, M, A, slope, delta_last):
         """Return g (..., P) and the lists of all δ_l and all e_l.
 
-            (10)  ∂L/∂M_l = A_lᵀ δ_l
+            (10)  ∂L/∂M_l = A_lᵀ δ_l, from the δ of the loss, which is δ_last
             (11)  e_l = δ_l W_lᵀ;  δ_{l−1} = e_l ∘ σ′(z_{l−1}) for l > 0
         """
         last = len(M) - 1
@@ -315,8 +318,8 @@ class MLP:
 
         theta: (..., P). x: (..., n, d_in). y: (..., n, d_out) for mse, integer labels (..., n) for
         cross_entropy, (..., n, d_out + 1) for policy. x and y are taken in theta's precision.
-        hvp reuses the two passes made here, at one to two times their cost. It keeps theta without
-        a copy: write theta = theta - ..., for after theta -= ... hvp(v) would be wrong.
+        hvp reuses the two passes made here, at one to two times their cost. It refers to theta, not
+        to a copy: do not change theta in place, as by theta -= ..., before hvp(v).
         """
         theta, x, y = check_examples(self, theta, x, y)
         M = self._matrices(theta)
@@ -331,11 +334,11 @@ class MLP:
 
                 (7R)   R{a_0} = 0;  R{A_l} = [R{a_l} 0];  R{z_l} = R{A_l} M_l + A_l N_l;
                        R{a_{l+1}} = σ′(z_l) ∘ R{z_l} for l < last
-                (10R)  R{∂L/∂M_l} = R{A_l}ᵀ δ_l + A_lᵀ R{δ_l}
+                (10R)  R{∂L/∂M_l} = R{A_l}ᵀ δ_l + A_lᵀ R{δ_l}, from the loss's R{f} -> R{δ}
                 (11R)  R{e_l} = R{δ_l} W_lᵀ + δ_l V_lᵀ;
                        R{δ_{l−1}} = R{e_l} ∘ σ′(z_{l−1}) + e_l ∘ σ″(z_{l−1}) ∘ R{z_{l−1}}
             """
-            v, axes = check_direction(v, self.n_params, delta[0].shape[:-2])
+            v, axes = check_direction(v, self.n_params, delta[0].shape[:-2])   # axes: those of H v
             N = self._matrices(v)
             last = len(M) - 1
             RA = [None]                                                   # R{A_0} is 0
@@ -347,7 +350,7 @@ class MLP:
             Hv = np.empty(axes + (self.n_params,), Rdelta.dtype)
             Hv_M = self._matrices(Hv)
             for l in range(last, 0, -1):
-                # (10R) as one product, faster than two: [R{A_l}; A_l]ᵀ [δ_l; R{δ_l}] over 2n rows
+                # (10R) as one product, faster than two: [R{A_l}; A_l]ᵀ [δ_l; R{δ_l}], of 2n rows
                 np.matmul(transpose(stack(RA[l], A[l])), stack(delta[l], Rdelta), out=Hv_M[l])
                 W_l, V_l = M[l][..., :-1, :], N[l][..., :-1, :]
                 Re = times_transpose(Rdelta, W_l) + times_transpose(delta[l], V_l)      # (11R)
@@ -409,10 +412,10 @@ def meta_train(model, theta, sample, alpha, steps=1, iterations=1000, lr=1e-3, c
                meta_gradient, reptile_gradient, or a variant by functools.partial.
                partial(meta_gradient, first_order=True) is first-order MAML;
                partial(meta_gradient, wrt_alpha=True) learns alpha as well (Meta-SGD)
-    callback   (i, J, theta, alpha), called after update i with its results, and J from before it
+    callback   (i, J, theta, alpha), called after update i with what it made, and J from before it
 
-    Raises ValueError for arguments that do not fit or data that are not finite. Raises
-    FloatingPointError if J or the gradient's square, which Adam keeps, is not finite all the same.
+    Raises ValueError for arguments that do not fit or data that are not finite, FloatingPointError
+    if with finite data J or the square of the clipped gradient, which Adam keeps, is not.
     """
     theta, _ = check_inner(model, theta, alpha, steps)
     theta, alpha = check_training(theta, alpha, sample, iterations, clip, gradient, callback)
