@@ -2,7 +2,7 @@
 
   python demo.py                      regression of sinusoids, all methods, about 45 seconds
   python demo.py --tasks characters   classification of made-up handwriting, 2 to 3 minutes
-  python demo.py --tasks navigation   reinforcement learning: 2D navigation, about 40 seconds
+  python demo.py --tasks navigation   reinforcement learning: 2D navigation, about 25 seconds
   python demo.py --paper              sinusoids as in the paper, beside its figures, 70 seconds
   python demo.py --best               how far learned inner rates take sinusoids, 2 minutes
 
@@ -32,16 +32,17 @@ except ModuleNotFoundError:
 from maml import MLP, adapt, cosine_decay, meta_gradient, meta_train, reptile_gradient
 from tasks import FewShot, Navigation, Sinusoid, Tasks, characters
 
-STEPS = 0, 1, 5, 10        # gradient steps after which to evaluate, as in the paper
+STEPS = 0, 1, 5, 10                         # when to evaluate, in gradient steps, as in the paper
+GOAL_STEPS = 0, 1, 2, 3                     # the same for navigation
 RATES = 0.001, 0.003, 0.01, 0.03, 0.1, 0.3  # who learns for no inner rate adapts at the best one
-GOAL_STEPS = 0, 1, 2, 3    # the same for navigation
-GOAL_RATES = 2, 5, 10, 20, 40
-GOAL_DECAY = 0.4           # of its rate after each step. The original code halves it once, which
-#                            leaves -2.6 and -2.7 after 2 and 3 steps, where this leaves -2.4, -2.1
-OTHERS = 200               # tasks to choose that best rate on
-REPTILE_STEPS = 5          # at least; with one inner step it would be joint training
-CLIP = 10                  # largest norm of the outer gradient
-WRECKED = 100              # an error of four squared amplitudes, or more, counts as diverged
+GOAL_RATES = 2, 5, 10, 20, 40               # the same for navigation
+OTHERS = 200                                # tasks to choose that rate on; half of it for goals
+REPTILE_STEPS = 5                           # at least; with one it would be joint training
+CLIP = 10                                   # largest norm of the outer gradient
+WRECKED = 100             # an error above four squared amplitudes of 5 counts as diverged
+# Navigation's inner rate falls to this share after each step: MAML's returns after 2 and 3 steps
+# are then -2.4 and -2.1. Halved once, as in the authors' code, it leaves -2.6 and -2.7.
+GOAL_DECAY = 0.4
 
 
 # ----------------------------------------------------------------------------------- the methods
@@ -76,10 +77,11 @@ def pooled(sample, rng, n_tasks):
 def policy_gradient(model, theta, roll_out, alpha, steps, **options):
     """Return minus the mean return of θ_K, and meta_gradient where the examples are episodes.
 
-    roll_out is the function from a policy to its Episodes. Those of θ are the support set, those
-    of θ_K the query set. Like other data they count as given. So the gradient leaves out that θ
-    also decides which support episodes are seen, and thus what can be learnt from them. That term
-    is what E-MAML adds (Stadie et al. 2018) and ProMP estimates better (Rothfuss et al. 2019).
+    roll_out is the function from a policy to its Episodes. Those of θ are the support set, of all
+    steps, and those of θ_K the query set. Like other data they count as given. So the gradient
+    leaves out that θ also decides which support episodes are seen, and thus what can be learnt
+    from them. E-MAML (Stadie et al. 2018) adds that term, and ProMP (Rothfuss et al. 2019)
+    estimates it with less variance.
     """
     support = roll_out(partial(model.predict, theta)).examples()
     theta_K = adapt(model, theta, *support, alpha, steps)
@@ -654,10 +656,10 @@ def parser():
     add("--shots", help="examples given of a task (default: 10, as in the authors' code), or of "
                         "each character (default: 1, then 5)")
     add("--inner-steps", help="that MAML learns through (default: 1, as in the authors' code; "
-                              "characters 3, found by trial); Reptile takes 5 or more")
+                              "characters 3); Reptile takes 5 or more")
     add("--inner-rate", type=RATE, help=(
         "of MAML, and where Meta-SGD starts (default: 0.01, as in the paper's text; --paper 0.001, "
-        "as in the authors' code; characters 0.1, navigation 2, found by trial)"))
+        "as in the authors' code; characters 0.1 and navigation 2, the best tried)"))
     add("--outer-rate", type=RATE, help=(
         "of Adam (default: 0.003, falling to 0, gradients clipped to norm 10, better in 12000 "
         "iterations than the authors' 0.001, neither falling nor clipped, which --paper has; "
@@ -674,7 +676,8 @@ def parser():
                          "navigation 200, for small intervals)")
     add("--seed", type=WHOLE, help="of all random numbers (default: 0)")
     add("--plot", metavar="FILE", type=picture_file, help=(
-        "draw the results as .png, .svg or .pdf, with matplotlib (default: no picture)"))
+        "draw the results as .png, .svg or .pdf, with matplotlib 3.7 or newer (default: no "
+        "picture)"))
     return command
 
 
