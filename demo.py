@@ -1,9 +1,9 @@
 """Train MAML and its relatives, and compare how they adapt to tasks that they have not seen.
 
   python demo.py                      regression of sinusoids, all methods, about 45 seconds
-  python demo.py --tasks characters   classification of made-up handwriting, 2 to 3 minutes
+  python demo.py --tasks characters   classification of made-up handwriting, 2 minutes
   python demo.py --tasks navigation   reinforcement learning: 2D navigation, about 25 seconds
-  python demo.py --paper              sinusoids as in the paper, beside its figures, 70 seconds
+  python demo.py --paper              sinusoids as in the paper, beside its figures, 60 seconds
   python demo.py --best               how far learned inner rates take sinusoids, 2 minutes
 
 These are the three domains of Finn et al. 2017. Every method learns from the same tasks, then

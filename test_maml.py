@@ -1752,6 +1752,32 @@ def test_demo_runs_in_every_mode(capsys, small, mode, words, times):
 
 
 @about_the_project
+def test_demo_starts_each_mode_as_it_says(capsys, monkeypatch, small):
+    runs = []  # the arguments of each training, none of which learns anything
+    monkeypatch.setattr(demo, "meta_train", lambda *given: runs.append((*given[1:6], given[7])))
+    run_demo(capsys, "--paper", "--unseen", "2")
+    assert 0.019 < abs(runs[-1][0]).max() <= 0.02 and runs[-1][5] is None  # nothing is clipped
+    run_demo(capsys, "--best", *TINY)
+    (one, _, scattered, *how), (five, _, equal, *hows) = ((*run[:5],) for run in runs[-2:])
+    assert how == [1, 12] and abs(scattered.std() - 0.01) < 1e-3 and one.dtype == np.float32
+    assert hows == [5, 2] and equal.shape == (5, len(five)) and set(equal.flat) == {0.01}
+    assert five.dtype == np.float64 and runs[-1][5] == 10
+    run_demo(capsys, "--tasks", "navigation", "--unseen", "2")
+    model = MLP((2, 40, 40, 2), "tanh", "policy")
+    last_weights = model.unpack(runs[-1][0])[-1][0]
+    assert abs(last_weights.std() * 40**0.5 - 0.1) < 0.02  # a tenth of the usual
+
+
+@about_the_project
+def test_demo_says_where_all_diverges(capsys, small):
+    printed = run_demo(capsys, *TINY, "--inner-rate", "1e25")
+    for name in "first-order MAML", "MAML", "Meta-SGD":
+        assert re.search(rf"^{name} \* .* diverged +diverged$", printed, re.M)
+        assert f"* {name} diverged, try a lower --inner-rate or --outer-rate" in printed
+    assert "nan" not in printed and "In words" not in printed
+
+
+@about_the_project
 def test_demo_settings_are_those_of_the_mode_changed_by_the_options():
     assert vars(demo.settings([])) == dict(
         mode="sinusoids", shots=10, inner_steps=1, inner_rate=0.01, outer_rate=3e-3, meta_batch=25,
