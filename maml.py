@@ -94,8 +94,10 @@ def meta_gradient(model, theta, tasks, alpha, steps=1, first_order=False, wrt_al
         grad_theta = grad_theta + v.sum(0)                                # (4)
         del v                                                # makes room for the next group's
     n_tasks = len(tasks[0])                                 # for the means of (2), (4) and (5)
-    grad_alpha = sum_shared(grad_alpha, alpha, grad_theta.dtype) / n_tasks if wrt_alpha else None
-    return J.item() / n_tasks, grad_theta / n_tasks, grad_alpha
+    if wrt_alpha:
+        grad_alpha = sum_shared(grad_alpha, alpha, grad_theta.dtype)
+        grad_alpha /= n_tasks                             # in place, which keeps float32 in NumPy 1
+    return J.item() / n_tasks, grad_theta / n_tasks, grad_alpha if wrt_alpha else None
 
 
 def sum_shared(entries, alpha, dtype):

@@ -1649,7 +1649,7 @@ def test_demo_trains_every_method_with_the_settings_on_the_same_tasks():
     expected, _ = meta_train(trainer.model, start, lambda: next(batches), 0.02, 2, 3, decay, 10)
     check("θ", theta, expected)
     trainer("Reptile", start, sample, 0.02, 2, reptile_gradient)
-    assert alpha == 0.02 and len(seen[0].x_query) == 2
+    assert alpha == np.float32(0.02) and len(seen[0].x_query) == 2
     assert all(np.array_equal(a[0], b[0]) for a, b in zip(seen[:3], seen[3:]))
 
 
