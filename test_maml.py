@@ -1648,6 +1648,8 @@ def test_demo_trains_every_method_with_the_settings_on_the_same_tasks():
     batches, decay = iter(seen[:]), maml.cosine_decay(0.1, 3)
     expected, _ = meta_train(trainer.model, start, lambda: next(batches), 0.02, 2, 3, decay, 10)
     check("θ", theta, expected)
+    first = families.Sinusoid().sample(np.random.default_rng([5, 1]), 2)
+    assert np.array_equal(seen[0].x_support, first.x_support)
     trainer("Reptile", start, sample, 0.02, 2, reptile_gradient)
     assert alpha == np.float32(0.02) and len(seen[0].x_query) == 2
     assert all(np.array_equal(a[0], b[0]) for a, b in zip(seen[:3], seen[3:]))
@@ -1762,9 +1764,16 @@ def test_demo_starts_each_mode_as_it_says(capsys, monkeypatch, small):
     assert how == [1, 12] and abs(scattered.std() - 0.01) < 1e-3 and one.dtype == np.float32
     assert hows == [5, 2] and equal.shape == (5, len(five)) and set(equal.flat) == {0.01}
     assert five.dtype == np.float64 and runs[-1][5] == 10
-    run_demo(capsys, "--tasks", "navigation", "--unseen", "2")
-    model = MLP((2, 40, 40, 2), "tanh", "policy")
-    last_weights = model.unpack(runs[-1][0])[-1][0]
+    printed = run_demo(capsys, "--tasks", "navigation", "--unseen", "20")
+    model, theta = MLP((2, 40, 40, 2), "tanh", "policy"), runs[-1][0]
+    goals = demo.Navigation().draw(np.random.default_rng([0, 3]), demo.OTHERS // 2)
+    found = [demo.returns(model, goals, theta, alpha)[-1].mean() for alpha in demo.GOAL_RATES]
+    best = demo.GOAL_RATES[np.argmax(found)]
+    assert f"random initialisation {best}, joint" in " ".join(printed.split())
+    start, knows = (float(re.search(rf"^{row} +(\S+)", printed, re.M).group(1))
+                    for row in ("random initialisation", "oracle, knows the goal"))
+    assert knows > start
+    last_weights = model.unpack(theta)[-1][0]
     assert abs(last_weights.std() * 40**0.5 - 0.1) < 0.02  # a tenth of the usual
 
 
@@ -1823,6 +1832,8 @@ def test_demo_plots_in_every_domain_where_matplotlib_is(capsys, small, tmp_path,
     for end in ends:
         demo.main([*mode.split(), *TINY, "--plot", str(tmp_path / f"a.{end}")])
         assert (tmp_path / f"a.{end}").stat().st_size > 5000
+        assert b"<dc:date>" not in (tmp_path / f"a.{end}").read_bytes()  # the same bytes each time
+    assert demo.picture_file(str(tmp_path / "new.svg")) and not (tmp_path / "new.svg").exists()
     with pytest.raises(SystemExit):
         demo.main(["--plot", str(tmp_path / "no" / "a.svg")])
     assert "cannot write" in capsys.readouterr().err
