@@ -4,12 +4,17 @@ Sinusoid    regression, section 5.1 of Finn et al. 2017
 FewShot     classification, their section 5.2, of any data that come as one array for each class
 characters  made-up handwriting for FewShot, since no data set comes with this project
 Navigation  reinforcement learning, their section 5.3: a point that has to find its goal
+
+maml.py's gradients take the batches of the first two as they are. pool makes of a batch what joint
+training learns from, and rollout_gradient is the meta-gradient for a batch of Navigation.
 """
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Sequence, Tuple
 
 import numpy as np
+
+from maml import adapt, as_array, is_number, is_whole, meta_gradient, require
 
 
 class Tasks(NamedTuple):
@@ -18,6 +23,14 @@ class Tasks(NamedTuple):
     y_support: np.ndarray  # (tasks, shots, d_out), or integer labels (tasks, shots)
     x_query: np.ndarray    # (tasks, queries, d)
     y_query: np.ndarray    # (tasks, queries, d_out), or integer labels (tasks, queries)
+
+
+def pool(tasks):
+    """Return the Tasks with all examples in either set, for methods that do not tell them apart."""
+    x_support, y_support, x_query, y_query = tasks
+    x = np.concatenate((x_support, x_query), axis=1)
+    y = np.concatenate((y_support, y_query), axis=1)
+    return Tasks(x, y, x, y)
 
 
 # --------------------------------------------------------------------------------------- regression
@@ -30,6 +43,9 @@ class Waves(NamedTuple):
 
     def __call__(self, x):
         """Return the noise-free y (tasks, n, 1) at x (tasks, n, 1), or at x (n, 1) of all tasks."""
+        for name, a in zip(("x", *self._fields), (x, *self)):
+            fits = np.ndim(a) > 1 and np.shape(a)[-1] == 1
+            require(fits, name, "an array (tasks, n, 1), or (n, 1) for x", a)
         return self.amplitude * np.sin(self.frequency * x - self.phase)
 
 
@@ -53,10 +69,10 @@ class Sinusoid:
             check_count(name, getattr(self, name))
         for name in "amplitude", "phase", "frequency", "x_range":
             pair = getattr(self, name)
-            fits = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(map(is_finite, pair))
+            fits = isinstance(pair, (tuple, list)) and len(pair) == 2
+            fits = fits and all(is_number(end, -np.inf) for end in pair)
             require(fits and pair[0] <= pair[1], name, "a pair of finite numbers low <= high", pair)
-        fits = is_finite(self.noise) and self.noise >= 0
-        require(fits, "noise", "a finite number >= 0", self.noise)
+        require(is_number(self.noise, 0), "noise", "a finite number >= 0", self.noise)
 
     def sample(self, rng, n_tasks):
         """Return n_tasks new tasks: x (n_tasks, shots or queries, 1) and y of the same shape."""
@@ -101,9 +117,8 @@ class FewShot:
         n_classes, n = len(self.classes), self.shots + self.queries
         enough = n_classes >= self.ways
         require(enough, "classes", f"at least ways, {self.ways}, of them", n_classes)
-        for i, examples in enumerate(self.classes):
-            require(not np.ma.isMaskedArray(examples), f"classes[{i}]", "no mask", examples)
-        object.__setattr__(self, "classes", [np.asarray(examples) for examples in self.classes])
+        classes = [as_array(f"classes[{i}]", examples) for i, examples in enumerate(self.classes)]
+        object.__setattr__(self, "classes", classes)
         d = self.classes[0].shape[-1] if self.classes[0].ndim == 2 else "features"
         for i, examples in enumerate(self.classes):
             fits = examples.ndim == 2 and examples.shape[1] == d and len(examples) >= n and d > 0
@@ -179,6 +194,24 @@ def characters(rng, n_classes, n_examples=20, grid=14):
 
 # --------------------------------------------------------------------------- reinforcement learning
 
+def rollout_gradient(model, theta, roll_out, alpha, steps=1, **options):
+    """Return what meta_gradient does where the examples are episodes, but J minus the mean return.
+
+    roll_out is the function from a policy to its Episodes, as Navigation.sample returns it; the
+    loss of the model is "policy", and options are those of meta_gradient. Episodes of θ are the
+    support set, of all steps, and those of θ_K the query set. Like other data they count as given.
+    So the gradient leaves out that θ also decides which support episodes are seen, and thus what
+    can be learnt from them. E-MAML (Stadie et al. 2018) adds that term, and ProMP (Rothfuss et al.
+    2019) estimates it with less variance.
+    """
+    support = roll_out(partial(model.predict, theta)).examples()
+    theta_K = adapt(model, theta, *support, alpha, steps)
+    query = roll_out(partial(model.predict, theta_K))
+    tasks = Tasks(*support, *query.examples())
+    _, grad_theta, grad_alpha = meta_gradient(model, theta, tasks, alpha, steps, **options)
+    return -query.returns().mean(), grad_theta, grad_alpha
+
+
 class Episodes(NamedTuple):
     """What a policy met and did, in all episodes of all tasks."""
     positions: np.ndarray  # (tasks, episodes, steps, 2), before each action
@@ -193,12 +226,15 @@ class Episodes(NamedTuple):
         """Return x (tasks, n, 2) and y (tasks, n, 3), as maml.py's loss "policy" takes them.
 
         y is an action and its advantage: the rewards from then on, less their mean over the task's
-        episodes at that step, in units of the standard deviation over all steps of the task.
+        episodes at that step, in units of the standard deviation over all steps of the task. The
+        advantage is 0 where all episodes are alike, up to the rounding of the rewards from then on.
         """
         to_go = self.rewards[..., ::-1].cumsum(-1)[..., ::-1]
         advantage = to_go - to_go.mean(1, keepdims=True)
         deviation = advantage.std((1, 2), keepdims=True)
-        advantage /= np.where(deviation > 0, deviation, 1)  # 0 where all episodes are alike
+        largest = abs(to_go).max((1, 2), keepdims=True)
+        alike = deviation <= largest * to_go.shape[-1] * np.finfo(advantage.dtype).eps
+        advantage = np.where(alike, 0, advantage / np.where(alike, 1, deviation))
         y = np.concatenate((self.actions, advantage[..., None]), -1)
         return self.positions.reshape(len(y), -1, 2), y.reshape(len(y), -1, 3)
 
@@ -219,30 +255,34 @@ class Navigation:
     def __post_init__(self):
         check_count("steps", self.steps)
         check_count("episodes", self.episodes, 2)
-        fits = is_finite(self.deviation) and self.deviation > 0
+        fits = is_number(self.deviation, 0) and self.deviation > 0
         require(fits, "deviation", "a finite number > 0", self.deviation)
+
+    def sample(self, rng, n_tasks):
+        """Return n_tasks new tasks as rollout_gradient takes them: the function roll_out(act)."""
+        return partial(self.roll_out, rng, goals=self.draw(rng, n_tasks))
 
     def draw(self, rng, n_tasks):
         """Return the goals of n_tasks new tasks, (n_tasks, 1, 2), uniform in [−0.5, 0.5]²."""
         check_draw(rng, n_tasks)
         return rng.uniform(-0.5, 0.5, (n_tasks, 1, 2))
 
-    def roll_out(self, rng, policy, goals):
-        """Return new Episodes of a policy, the function from positions to mean actions.
+    def roll_out(self, rng, act, goals):
+        """Return new Episodes of a policy; `act` maps positions to its mean actions.
 
-        Both are (tasks, episodes, 2): policy = partial(model.predict, theta), of one theta (P,) or
+        Both are (tasks, episodes, 2): act = partial(model.predict, theta), of one theta (P,) or
         of one for each task, (tasks, P).
         """
-        goals = np.asarray(goals)
+        goals = as_array("goals", goals)
+        fits = goals.shape[1:] == (1, 2) and goals.dtype.kind in "iuf" and np.isfinite(goals).all()
+        require(fits, "goals", "finite numbers (tasks, 1, 2), as draw returns them", goals)
         check_draw(rng, len(goals))
-        fits = goals.ndim == 3 and goals.shape[1:] == (1, 2)
-        require(fits, "goals", "an array (tasks, 1, 2), as draw returns it", goals)
         x = np.zeros((len(goals), self.episodes, 2))
         history = []
         for _ in range(self.steps):
-            mean = policy(x)
+            mean = act(x)
             fits = np.shape(mean) == x.shape
-            require(fits, "policy", f"a function to actions of shape {x.shape}", mean)
+            require(fits, "act", f"a function to actions of shape {x.shape}", mean)
             action = mean + self.deviation * rng.standard_normal(x.shape)
             moved = x + np.clip(action, -0.1, 0.1)
             history.append((x, action, -np.linalg.norm(moved - goals, axis=-1)))
@@ -250,26 +290,10 @@ class Navigation:
         return Episodes(*(np.stack(part, axis=2) for part in zip(*history)))
 
 
-# ------------------------------------------------------------------------------------------- checks
-
-def require(fits, name, expected, got):
-    """Raise a ValueError of one line if an argument does not fit."""
-    if not fits:
-        found = repr(got)
-        if isinstance(got, np.ndarray):
-            found = f"{got.dtype} of shape {got.shape}"
-        elif len(found) > 80 or "\n" in found:
-            found = f"a {type(got).__name__}"
-        raise ValueError(f"{name}: expected {expected}, got {found}")
-
-
-def is_finite(value):
-    return isinstance(value, (int, float, np.integer, np.floating)) and np.isfinite(value)
-
+# ------------------------------------------------------------------------------------------- guards
 
 def check_count(name, value, least=1):
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    require(whole and value >= least, name, f"a whole number >= {least}", value)
+    require(is_whole(value, least), name, f"a whole number >= {least}", value)
 
 
 def check_draw(rng, n, name="n_tasks"):
