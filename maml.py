@@ -1,9 +1,9 @@
 """Model-agnostic meta-learning (MAML) in plain NumPy, with its exact second-order meta-gradient.
 
 First comes the algorithm, for any model; then a model for it, a multilayer perceptron derived by
-hand; then the outer loop; and below lines that say so, what serves speed and what guards the input.
-Each equation stands in the docstring of the function that computes it, under a number that the
-tests and pages cite.
+hand; then the outer loop; last, under headings of their own, what serves speed and what guards the
+input. Each equation stands in the docstring of the function that computes it, under a number that
+the tests and pages cite.
 
     θ  theta    all P parameters of the model in one vector: (P,), or (tasks, P) once adapted
     K  steps    number of inner steps; θ_k is θ after k of them
@@ -12,14 +12,14 @@ tests and pages cite.
                 examples to adapt on, subscript q on its query set, the examples to judge by
     J           the meta-objective, which the outer loop minimises over θ: the query loss after the
                 inner steps, averaged over tasks
-    v           v_k is the derivative of the query loss after all inner steps in θ_k
+    v           v_k is ∂L_q(θ_K)/∂θ_k, the query loss after all steps differentiated in θ_k
     r           any direction in the space of θ; H r is the product of the Hessian with it
     ∘           elementwise product
 
 Of a model the algorithm asks for model.linearize(theta, x, y) -> L (tasks,), g (tasks, P), hvp,
 where hvp maps r to H r, both (tasks, P). The first axis of x and y is the task; theta is (P,) for
-all tasks or (tasks, P). g and hvp are used after later calls, so each must be an array and a
-function of its own. In the MLP any axes in front, written ..., broadcast.
+all tasks or (tasks, P). linearize is called again before g and hvp are used, so no call may
+overwrite what an earlier one returned. The MLP broadcasts any axes in front, written ... .
 Outside the outer loop θ, α and r may be complex, hence each .real below: the imaginary part of
 J(θ + i h r) / h with h = 1e-30 is the derivative of J along r to rounding, which the tests use.
 
@@ -44,12 +44,13 @@ def adapt(model, theta, x, y, alpha, steps=1):
         (1)  θ_0 = θ;  θ_{k+1} = θ_k − α_k ∘ g_s(θ_k)
 
     theta: (P,), shared by all tasks, or (tasks, P). x, y: as model.linearize takes them.
-    alpha: a number, (P,), (steps, P) or (steps, 1); steps past its last row reuse that row. It is
-    taken in theta's precision unless complex. Raises ValueError for arguments that do not fit.
+    alpha: a number, (P,), or a row for each step, (steps, P) or (steps, 1), the last of which also
+    serves all further steps. Unless alpha is complex, it is taken in theta's precision.
+    Raises ValueError for arguments that do not fit.
     """
-    model, theta, rates = check_inner(model, theta, alpha, steps)
-    theta_k = theta.copy()
-    for alpha_k in rates:                                 # one for each step, (P,) or (1,)
+    model, theta, rates = check_inner(model, theta, alpha, steps)         # rates: α_k of each step
+    theta_k = theta.copy()                                # with steps=0 too, an array of its own
+    for alpha_k in rates:                                 # (P,) or (1,)
         _, grad, _ = model.linearize(theta_k, x, y)
         theta_k = theta_k - alpha_k * grad                                # (1)
     return theta_k
@@ -64,8 +65,8 @@ def meta_gradient(model, theta, tasks, alpha, steps=1, first_order=False, wrt_al
         (4)  ∂J/∂θ = mean over tasks of v_0
         (5)  ∂J/∂α_k = −mean over tasks of g_s(θ_k) ∘ v_{k+1}
 
-    v_k is ∂L_q(θ_K)/∂θ_k, and (3) the chain rule: by (1), ∂θ_{k+1}/∂θ_k is I − diag(α_k) H_s(θ_k).
-    H is symmetric, so the transpose is I − H_s(θ_k) diag(α_k), and v_k is that times v_{k+1}.
+    (3) is the chain rule, v_k = (∂θ_{k+1}/∂θ_k)ᵀ v_{k+1}: by (1), ∂θ_{k+1}/∂θ_k is
+    I − diag(α_k) H_s(θ_k), and as H is symmetric, its transpose is I − H_s(θ_k) diag(α_k).
     So K steps take K products of a Hessian with a vector, and no Hessian is ever formed.
     Likewise (5), as (1) has ∂θ_{k+1}/∂α_k = −diag(g_s(θ_k)). Entries that share a rate are added.
 
@@ -74,15 +75,15 @@ def meta_gradient(model, theta, tasks, alpha, steps=1, first_order=False, wrt_al
     gradient of the mean query loss (joint training). first_order=True leaves H out of (3), so
     that every v_k is v_K. Raises ValueError for arguments that do not fit.
     """
-    model, theta, rates = check_inner(model, theta, alpha, steps, by_task=True)
+    model, theta, rates = check_inner(model, theta, alpha, steps, by_task=True)   # rates: all α_k
     tasks = check_tasks(theta, tasks, alpha, steps, first_order, wrt_alpha)
     J, grad_theta, grad_alpha = 0, 0, 0
-    for x_support, y_support, x_query, y_query in groups(tasks, theta):   # each fits the cache
+    for x_support, y_support, x_query, y_query in groups(tasks, theta):   # all at once, or fewer
         theta_k, path = theta, []
-        for alpha_k in rates:                             # one for each step, (P,) or (1,)
+        for alpha_k in rates:                             # (P,) or (1,)
             _, grad, hvp = model.linearize(theta_k, x_support, y_support)
-            # Kept whether needed or not, these would take a third more memory, at first order
-            # three times as much.
+            # None where not needed: to keep both always takes a third more memory, and at first
+            # order three times the memory.
             path.append((alpha_k, grad if wrt_alpha else None, None if first_order else hvp))
             theta_k = theta_k - alpha_k * grad                            # (1)
         loss, v = model.linearize(theta_k, x_query, y_query)[:2]          # (2), and v_K of (3)
@@ -96,8 +97,9 @@ def meta_gradient(model, theta, tasks, alpha, steps=1, first_order=False, wrt_al
         J = J + loss.sum()
         grad_theta = grad_theta + v.sum(0)                                # (4)
         if wrt_alpha:
-            grad_alpha = grad_alpha + np.array(rows[::-1], v.dtype).reshape(steps, len(theta))
-        del v                                   # which first order would hold beside the next v
+            rows = np.array(rows[::-1], v.dtype).reshape(steps, len(theta))   # also if steps=0
+            grad_alpha = grad_alpha + rows
+        del v              # at first order it would stay in memory beside the next group's
     n_tasks = len(tasks[0])                                 # for the means of (2), (4) and (5)
     grad_alpha = sum_shared(grad_alpha / n_tasks, alpha) if wrt_alpha else None
     return J.item() / n_tasks, grad_theta / n_tasks, grad_alpha
@@ -118,8 +120,8 @@ def reptile_gradient(model, theta, tasks, alpha, steps=1):
         (6)  θ − mean over tasks of θ_K
 
     Arguments as in meta_gradient. With one step, (6) is alpha times the gradient of joint training
-    on the support sets. The query sets serve only to report J. (6) is exact to the rounding of θ,
-    not of the difference: in float32 with alpha = 1e-5 that is some 0.4 % of it.
+    on the support sets. The query sets serve only to report J. A difference loses digits: (6) is
+    exact to the rounding of θ, which in float32 with alpha = 1e-5 is some 0.4 % of (6).
     """
     model, theta, _ = check_inner(model, theta, alpha, steps, by_task=True)
     tasks = check_tasks(theta, tasks, alpha, steps)
@@ -134,7 +136,8 @@ def reptile_gradient(model, theta, tasks, alpha, steps=1):
 
 
 # ----------------------------------------------------------------------------------- the activation
-# Each σ maps z to σ(z), σ′(z) and σ″(z), of z's shape; None stands for a σ″ that is always 0.
+# Each σ maps z to σ(z), σ′(z) (slope) and σ″(z) (curvature), of z's shape; None stands for a σ″
+# that is always 0.
 
 def relu(z):
     slope = (z.real > 0).astype(z.real.dtype)                             # σ′(0) = 0
@@ -149,9 +152,9 @@ def tanh(z):
 
 
 # ----------------------------------------------------------------------------------------- the loss
-# R{.} is the derivative of what stands in it along r: d/dh of it at θ + h r, at h = 0.
-# Each loss maps a model's outputs f (..., n, d_out) for n examples, and y, to L (...,), δ = ∂L/∂f,
-# of f's shape, and the function delta_along from R{f} to R{δ}.
+# A loss takes f (..., n, d_out), a model's outputs for n examples, and y. It returns L (...,),
+# δ = ∂L/∂f of f's shape, and delta_along, the function from R{f} to R{δ}. Here R{q} is the
+# derivative of q along r: d/dh of q at θ + h r, at h = 0, with x and y fixed.
 
 def mse(f, y):
     """The mean squared error against targets y (..., n, d_out).
@@ -160,9 +163,9 @@ def mse(f, y):
         (7R)  R{δ} = 2 R{f} / (n d_out)
     """
     error = f - y
-    scale = 2 / (f.shape[-2] * f.shape[-1])
-    loss = scale / 2 * (error * error).sum((-2, -1))
-    return loss, scale * error, lambda Rf: scale * Rf
+    count = f.shape[-2] * f.shape[-1]
+    loss = (error * error).sum((-2, -1)) / count
+    return loss, 2 / count * error, lambda Rf: 2 / count * Rf
 
 
 def cross_entropy(f, y):
@@ -193,9 +196,9 @@ def policy(f, y):
         (9R)  R{δ} = advantage R{f} / n
 
     y: (..., n, d_out + 1), the action and then its advantage, which says how much better it did
-    than expected. L is −mean of advantage times log density of the action, less a constant. A
-    deviation other than 1 would divide it by its square. The examples are held fixed: how θ
-    changes which ones are seen is left out.
+    than expected. L is −mean of advantage times log density of the action, less a constant. With
+    a deviation s it would be divided by s². The examples are held fixed: how θ changes which ones
+    are seen is left out.
     """
     weight = y[..., -1:] / f.shape[-2]                                    # (..., n, 1)
     error = f - y[..., :-1]
@@ -224,7 +227,8 @@ def append_column(a, value):
 class MLP:
     """A multilayer perceptron whose loss, gradient and Hessian-vector product are derived by hand.
 
-        x, y, f     n inputs (n, d_in), what the loss compares with, and the outputs (n, d_out)
+        x, y, f     n inputs (n, d_in), targets (or labels, or actions and advantages), and
+                    outputs (n, d_out)
         a_l, z_l    input (n, d_l) of layer l = 0 .. last, and its output before σ (n, d_{l+1})
         A_l         [a_l 1], a_l with a column of ones, (n, d_l + 1)
         W_l, M_l    weights (d_l, d_{l+1}); the same with the bias as one more row
@@ -296,7 +300,7 @@ class MLP:
         return A[-1] @ M[-1], A, slope, curvature
 
     def _backward(self, M, A, slope, delta_last):
-        """Return g (..., P) and the lists of all δ_l and all e_l, given that of the last layer.
+        """Return g (..., P), and from δ_last the lists of all δ_l and all e_l.
 
             (11)  ∂L/∂M_l = A_lᵀ δ_l, where δ_last is the δ of the loss
             (12)  e_l = δ_l W_lᵀ;  δ_{l−1} = e_l ∘ σ′(z_{l−1}) for l > 0
@@ -319,8 +323,8 @@ class MLP:
 
         theta: (..., P). x: (..., n, d_in). y: (..., n, d_out) for mse, integer labels (..., n) for
         cross_entropy, (..., n, d_out + 1) for policy. x and y are taken in theta's precision.
-        hvp reuses the two passes made here, at one to two times their cost. It refers to theta, not
-        to a copy: do not change theta in place, as by theta -= ..., before hvp(r).
+        hvp reuses the two passes made here; a call costs one to two times as much as they did. It
+        refers to theta, not to a copy: do not change theta in place, as by theta -= ..., before.
         """
         theta, x, y = check_examples(self, theta, x, y)
         M = self._matrices(theta)
@@ -339,7 +343,7 @@ class MLP:
                 (12R)  R{e_l} = R{δ_l} W_lᵀ + δ_l R{W_l}ᵀ;
                        R{δ_{l−1}} = R{e_l} ∘ σ′(z_{l−1}) + e_l ∘ σ″(z_{l−1}) ∘ R{z_{l−1}}
             """
-            r, axes = check_direction(r, self.n_params, delta[0].shape[:-2])   # axes: those of H r
+            r, axes = check_direction(r, self.n_params, grad.shape[:-1])  # leading axes of H r
             RM = self._matrices(r)
             last = len(M) - 1
             RA = [None]                                                   # R{A_0} is 0
@@ -368,32 +372,32 @@ def check_model(model, theta, x, y):
     """Return the relative errors of a model's gradient and of its H r, to check one of your own.
 
     They are compared with (F(θ + h r) − F(θ − h r)) / 2h, where F is L and then g, and h = 1e-5.
-    Each error is the median over ten random r, since a kink as that of relu may spoil a few. In
-    float64 a right model has errors below 1e-6. theta, x, y: as model.linearize takes them.
+    Each error is the median over ten random r, since a kink such as relu's may spoil a few. In
+    float64 both should be below 1e-6. theta, x, y: as model.linearize takes them.
     """
-    model, theta, _ = check_inner(model, theta, 0, 0)
+    model, theta, _ = check_inner(model, theta, alpha=0, steps=0)
     _, grad, hvp = model.linearize(theta, x, y)
     rng, h, errors = np.random.default_rng(0), 1e-5, []
     for _ in range(10):
         r = rng.standard_normal(grad.shape)                               # another for each task
         above, below = (model.linearize(theta + step, x, y) for step in (h * r, -h * r))
-        slopes = [(a - b) / (2 * h) for a, b in zip(above[:2], below[:2])]
-        found = (grad * r).sum(-1), hvp(r)
-        errors.append([abs(f - s).max() / (abs(s).max() or 1) for f, s in zip(found, slopes)])
+        differences = [(a - b) / (2 * h) for a, b in zip(above[:2], below[:2])]
+        pairs = zip(((grad * r).sum(-1), hvp(r)), differences)
+        errors.append([abs(own - d).max() / (abs(d).max() or 1) for own, d in pairs])
     return tuple(np.median(errors, axis=0).tolist())
 
 
 # ----------------------------------------------------------------------------------- the outer loop
 
 class Adam:
-    """The optimizer of one array θ of real parameters; G is its gradient, lr the outer rate.
+    """The optimizer of one array θ of real parameters; G is the gradient in it, lr the outer rate.
 
         (13)  m = u = 0;  for t = 1, 2, ...:
               m ← β₁ m + (1 − β₁) G;  u ← β₂ u + (1 − β₂) G ∘ G
               θ ← θ − lr · m̂ / (√û + ε), where m̂ = m / (1 − β₁ᵗ) and û = u / (1 − β₂ᵗ)
 
-    Raises ValueError for a β outside [0, 1), a negative ε, and in step for arguments that do not
-    fit. An Adam keeps the m and u of one array, so another array needs another Adam.
+    Raises ValueError for a β outside [0, 1), an ε that is not >= 0, and in step for arguments that
+    do not fit. An Adam keeps the m and u of one array, so another array needs another Adam.
     """
 
     def __init__(self, beta1=0.9, beta2=0.999, eps=1e-8):
@@ -409,9 +413,9 @@ class Adam:
         self.t += 1
         self.m = self.beta1 * self.m + (1 - self.beta1) * grad
         self.u = self.beta2 * self.u + (1 - self.beta2) * grad * grad
-        m = self.m / (1 - self.beta1**self.t)
-        u = self.u / (1 - self.beta2**self.t)
-        return theta - float(lr) * m / (np.sqrt(u) + self.eps)            # (13)
+        m_hat = self.m / (1 - self.beta1**self.t)
+        u_hat = self.u / (1 - self.beta2**self.t)
+        return theta - float(lr) * m_hat / (np.sqrt(u_hat) + self.eps)    # (13)
 
 
 def cosine_decay(lr, iterations):
@@ -432,11 +436,11 @@ def meta_train(model, theta, sample, alpha, steps=1, iterations=1000, lr=1e-3, c
                meta_gradient, reptile_gradient, or a variant by functools.partial.
                partial(meta_gradient, first_order=True) is first-order MAML;
                partial(meta_gradient, wrt_alpha=True) learns alpha as well (Meta-SGD)
-    callback   (i, J, theta, alpha), called after update i with what it made, and J from before it;
-               if it returns True, that was the last update
+    callback   (i, J, theta, alpha) after update i: J from before it, theta and alpha from after
+               it; returning True ends the training
 
     Raises ValueError for arguments that do not fit or data that are not finite, FloatingPointError
-    if with finite data J or the square of the clipped gradient, which Adam keeps, is not.
+    if, with finite data, J is not finite or the clipped gradient is too large for Adam to square.
     """
     theta, alpha = check_training(model, theta, alpha, steps, iterations, clip)
     adam_theta, adam_alpha = Adam(), Adam()
@@ -444,8 +448,9 @@ def meta_train(model, theta, sample, alpha, steps=1, iterations=1000, lr=1e-3, c
         rate = lr(i) if callable(lr) else lr
         require(is_number(rate, 0), "lr", "a finite number >= 0, or a function to one", rate)
         tasks = sample()
-        with np.errstate(over="ignore", under="ignore", invalid="ignore"):   # see check_progress
-            J, grad_theta, grad_alpha = check_outer(gradient(model, theta, tasks, alpha, steps))
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):   # check_progress tells
+            answer = gradient(model, theta, tasks, alpha, steps)
+            J, grad_theta, grad_alpha = check_outer(answer)  # grad_alpha None: it is not learned
             norm = global_norm(grad_theta, grad_alpha)
             scale = clip / norm if clip is not None and norm > clip else 1
             check_progress(i, J, scale * norm, clip, tasks, theta.dtype)
@@ -453,7 +458,7 @@ def meta_train(model, theta, sample, alpha, steps=1, iterations=1000, lr=1e-3, c
             if grad_alpha is not None:
                 alpha = adam_alpha.step(alpha, scale * grad_alpha, rate)
         stop = callback(i, J, theta, alpha) if callback is not None else False
-        if isinstance(stop, (bool, np.bool_)) and stop:
+        if isinstance(stop, (bool, np.bool_)) and stop:      # not what only counts as true
             break
     return theta, alpha
 
@@ -462,16 +467,16 @@ def meta_train(model, theta, sample, alpha, steps=1, iterations=1000, lr=1e-3, c
 # Nothing from here on is needed to follow the derivation.
 
 # Freeing one block of almost 32 MB, untouched, makes glibc reuse freed memory of up to that size.
-# Otherwise each larger array costs page faults: without this line a meta-gradient of 25 tasks takes
-# 2.7 times as long at width 40, 6 times at 100 and 2.8 times at 256.
+# Otherwise each array from 128 kB on costs page faults: without this line a meta-gradient of 25
+# tasks takes 2.7 times as long at width 40, 6 times at 100 and 2.8 times at 256.
 np.empty(2**25 - 2**16, np.uint8)
 
 
 def groups(tasks, theta):
     """Return the tasks in groups whose adapted parameters take up to 2 MB, at least one in each.
 
-    J is a mean over tasks, so it may be summed by groups. From networks of 1-256-256-1 on, what
-    fits a core's cache is up to twice as fast, and memory is that of one group.
+    J is a mean over tasks, so it may be summed by groups. From networks of 1-256-256-1 on, groups
+    that fit a core's cache are up to twice as fast, and only one is in memory.
     """
     size = max(1, 2**21 // theta.nbytes)
     return [[a[i:i + size] for a in tasks] for i in range(0, len(tasks[0]), size)]
@@ -485,7 +490,7 @@ def global_norm(*arrays):
 
 
 def times_transpose(a, B):
-    """Return a @ Bᵀ. BLAS transposes a copy of B; where that takes longest, transpose `a` instead."""
+    """Return a @ Bᵀ. BLAS transposes a copy of B; where that takes long, transpose `a` instead."""
     rows, columns = a.shape[-2:]
     if columns == 1:                                     # a broadcast product is twice as fast
         return a * transpose(B)
@@ -507,8 +512,8 @@ def stack(upper, lower):
 
 
 # ---------------------------------------------------------------------------- what guards the input
-# A guard stands here if without it a wrong answer would come back in silence, or an error that names
-# neither the argument nor the fault.
+# A guard stands here if without it a wrong answer would come back in silence, or an error that
+# names neither the argument nor the fault.
 
 TASKS = "x_support", "y_support", "x_query", "y_query"
 
@@ -573,7 +578,7 @@ def check_vector(name, vector, P):
 
 
 def check_direction(r, P, axes):
-    """Return r as an array (..., P), and the leading axes of H r, where those of H are axes."""
+    """Return r as an array (..., P), and the leading axes of H r, given those of g."""
     r = check_vector("r", r, P)
     same = r.shape[:-1] in (axes, ())
     return r, axes if same else np.broadcast_shapes(r.shape[:-1], axes)
@@ -589,7 +594,7 @@ def check_inputs(model, theta, x):
 
 
 def check_examples(model, theta, x, y):
-    """Return theta, x and y as such arrays; labels stay integers."""
+    """Return theta, x and y as arrays that fit the model; labels stay integers."""
     theta, x = check_inputs(model, theta, x)
     y = as_array("y", y)
     shape, d_out, loss = x.shape[:-1], model.sizes[-1], model.names[1]
@@ -649,14 +654,14 @@ def check_inner(model, theta, alpha, steps, by_task=False):
     return Checked(model, by_task), theta, [rows[min(k, len(rows) - 1)] for k in range(steps)]
 
 
-def check_tasks(theta, tasks, alpha, steps, *flags):
+def check_tasks(theta, tasks, alpha, steps, first_order=False, wrt_alpha=False):
     """Return the four arrays of tasks, checked for what every model needs."""
-    for name, flag in zip(("first_order", "wrt_alpha"), flags):
+    for name, flag in ("first_order", first_order), ("wrt_alpha", wrt_alpha):
         require(isinstance(flag, (bool, np.bool_)), name, "True or False", flag)
     require(theta.ndim == 1, "theta", "one vector (P,), shared by all tasks", theta)
     if np.ndim(alpha) == 2 and len(alpha) > max(steps, 1):
         raise wrong("alpha", f"no more rows than steps, {steps}", np.asarray(alpha))
-    x_support, y_support, x_query, y_query = tasks
+    x_support, y_support, x_query, y_query = tasks            # Python says so if there are not four
     tasks = [as_array(name, a) for name, a in zip(TASKS, tasks)]
     for name, a in zip(TASKS, tasks):
         fits = a.ndim > 2 or a.ndim == 2 and name[0] == "y"

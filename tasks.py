@@ -5,8 +5,8 @@ FewShot     classification, their section 5.2, of any data that come as one arra
 characters  made-up handwriting for FewShot, since no data set comes with this project
 Navigation  reinforcement learning, their section 5.3: a point that has to find its goal
 
-maml.py's gradients take the batches of the first two as they are. pool makes of a batch what joint
-training learns from, and rollout_gradient is the meta-gradient for a batch of Navigation.
+maml.py's gradients take the batches of the first two as they are. pool merges support and query
+sets, for joint training. rollout_gradient is the meta-gradient for a batch of Navigation.
 """
 from dataclasses import dataclass
 from functools import partial
@@ -112,27 +112,27 @@ class FewShot:
         check_count("ways", self.ways, 2)
         check_count("shots", self.shots)
         check_count("queries", self.queries)
-        listed = isinstance(self.classes, (list, tuple, np.ndarray)) and np.ndim(self.classes[:1])
+        listed = isinstance(self.classes, (list, tuple, np.ndarray))
+        listed = listed and getattr(self.classes, "ndim", 1) > 0
         require(listed, "classes", "a list of arrays, one for each class", self.classes)
         n_classes, n = len(self.classes), self.shots + self.queries
         enough = n_classes >= self.ways
         require(enough, "classes", f"at least ways, {self.ways}, of them", n_classes)
         classes = [as_array(f"classes[{i}]", examples) for i, examples in enumerate(self.classes)]
         object.__setattr__(self, "classes", classes)
-        d = self.classes[0].shape[-1] if self.classes[0].ndim == 2 else "features"
-        for i, examples in enumerate(self.classes):
+        d = classes[0].shape[1] if classes[0].ndim == 2 else "features"   # the word for a message
+        for i, examples in enumerate(classes):
             fits = examples.ndim == 2 and examples.shape[1] == d and len(examples) >= n and d > 0
             fits = fits and examples.dtype.kind in "iuf" and np.isfinite(examples).all()
             expected = f"at least {n} examples of finite numbers, of shape (examples, {d})"
             require(fits, f"classes[{i}]", expected, examples)
 
     def sample(self, rng, n_tasks):
-        """Return n_tasks new tasks: x (n_tasks, ways · shots or queries, features) and labels."""
+        """Return n_tasks new tasks: x (n_tasks, ways · (shots or queries), d) and labels."""
         check_draw(rng, n_tasks)
         chosen = distinct(rng, np.full(n_tasks, len(self.classes)), self.ways)   # (n_tasks, ways)
         sizes = np.array([len(examples) for examples in self.classes])
         which = distinct(rng, sizes[chosen], self.shots + self.queries)   # (n_tasks, ways, n)
-        examples = which.reshape(-1, which.shape[-1])
         picks = zip(chosen.flat, which.reshape(chosen.size, -1))
         x = np.stack([self.classes[c][rows] for c, rows in picks])
         x = x.reshape(which.shape + (-1,))                                # (n_tasks, ways, n, d)
@@ -176,15 +176,15 @@ def characters(rng, n_classes, n_examples=20, grid=14):
     axis = np.linspace(-1, 1, grid)
     pixels = (axis - 1j * axis[:, None]).reshape(-1, 1)                   # (grid², 1), from the top
 
-    def anywhere(draw, *shape):
+    def complex_from(draw, *shape):
         return draw(size=shape) + 1j * draw(size=shape)
 
     classes = []
     for _ in range(n_classes):
-        character = anywhere(partial(rng.uniform, -0.8, 0.8), 3, 4)
-        attempts = character + 0.12 * anywhere(rng.normal, n_examples, 3, 4)
+        character = complex_from(partial(rng.uniform, -0.8, 0.8), 3, 4)
+        attempts = character + 0.12 * complex_from(rng.normal, n_examples, 3, 4)
         turn = np.exp(0.2j * rng.normal(size=(n_examples, 1)))
-        shift = 0.15 * anywhere(rng.normal, n_examples, 1)
+        shift = 0.15 * complex_from(rng.normal, n_examples, 1)
         ink = (attempts @ bezier).reshape(n_examples, -1) * turn + shift
         distance = abs(pixels - ink[:, None]).min(-1)                     # (n_examples, grid²)
         pen = rng.uniform(0.1, 0.16, (n_examples, 1))
@@ -195,12 +195,12 @@ def characters(rng, n_classes, n_examples=20, grid=14):
 # --------------------------------------------------------------------------- reinforcement learning
 
 def rollout_gradient(model, theta, roll_out, alpha, steps=1, **options):
-    """Return what meta_gradient does where the examples are episodes, but J minus the mean return.
+    """Return what meta_gradient does, for episodes as examples; J is −1 times the mean return.
 
     roll_out is the function from a policy to its Episodes, as Navigation.sample returns it; the
     loss of the model is "policy", and options are those of meta_gradient. Episodes of θ are the
-    support set, of all steps, and those of θ_K the query set. Like other data they count as given.
-    So the gradient leaves out that θ also decides which support episodes are seen, and thus what
+    support set of every inner step, episodes of θ_K the query set. Both count as given data. So
+    the gradient leaves out that θ also decides which support episodes are seen, and thus what
     can be learnt from them. E-MAML (Stadie et al. 2018) adds that term, and ProMP (Rothfuss et al.
     2019) estimates it with less variance.
     """
@@ -244,11 +244,12 @@ class Navigation:
     """The 2D navigation of Finn et al. 2017, section 5.3: a point seeks a goal it is not shown.
 
     It starts at (0, 0), an action moves it by at most 0.1 in each direction, and the reward is
-    minus its distance from the goal after the move. In the original code, cbfinn/maml_rl, an
-    episode ends at the goal or after 100 steps; here all take the same number of steps.
+    minus its distance from the goal after the move, as in the original code, cbfinn/maml_rl; the
+    paper's text has the square. There an episode ends at the goal or after 100 steps; here all
+    take the same number of steps.
     Raises ValueError for fewer than one step or two episodes, and a deviation that is not > 0.
     """
-    steps: int = 20         # of an episode; every goal is within 5 of the start
+    steps: int = 20         # of an episode; every goal is within 5 steps of the start
     episodes: int = 20      # of a task, as in the original code
     deviation: float = 0.1  # of an action from the policy's mean, in each direction
 
