@@ -17,12 +17,15 @@ import json
 import math
 import os
 import re
+import signal
 import subprocess
 import sys
 import textwrap
+import time
 from functools import partial
 from pathlib import Path
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")   # before NumPy is loaded, as demo.py has it
 import numpy as np
 import pytest
 
@@ -1023,3 +1026,160 @@ def test_bad_settings_of_tasks_are_refused_in_one_line(case):
     with pytest.raises(ValueError, match="^" + message) as caught:
         eval(call, {**globals(), **vars(families)})
     assert "\n" not in str(caught.value)
+
+
+# ----------------------------------------------------------------------------------------- the demo
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """Run demo.py on few tasks and briefly, characters being noise; return what it prints."""
+    monkeypatch.setattr(demo, "OTHERS", 6)
+    monkeypatch.setattr(demo, "CTRL_C", [])
+    noise = lambda rng, *shape: list(rng.random((*shape, 196), "f"))
+    monkeypatch.setattr(demo, "characters", noise)
+    monkeypatch.setattr(demo, "Navigation", partial(families.Navigation, steps=4, episodes=5))
+
+    def printed(line):
+        demo.main(["--unseen", "4", "--meta-batch", "4", *line.split()])
+        return capsys.readouterr().out
+    return printed
+
+
+@of_the_project
+@pytest.mark.parametrize("line, last, words, column", (
+    ("sinusoids --iterations 20", "the true wave", r"after 1 step .* MAML errs by (\S+),", 1),
+    ("characters --iterations 2 --shots 1 --seed 7", "nearest by pixels", r"right in (\S+) %,", 2),
+    ("navigation --iterations 2", "oracle, knows the goal", r"takes MAML from (\S+) to", 0)))
+def test_demo_compares_all_methods_in_each_domain_and_in_words(run, line, last, words, column):
+    printed = run("--tasks " + line)
+    rows = dict(re.findall(r"^(\w.*?) {2,}(.* ± [\d.]+)$", printed, re.M))
+    names = ["random initialisation", "joint training", "first-order MAML", "MAML", "Meta-SGD"]
+    assert [name for name in rows if name in names + [last]] == names + [last]
+    said = re.search(words, " ".join(printed.split("In words")[-1].split())).group(1)
+    shown = re.split(r" ± \S+ *", rows["MAML"])[column]
+    assert abs(float(said) - float(shown)) <= 0.51 * 10**-len(said.partition(".")[2])
+    assert max(map(len, printed.splitlines())) <= 80 and ("│" in printed or "after: " in printed)
+    marks = re.findall(r"(\d) ([✓✗])", printed)
+    assert all((mark == "✓") == (int(answer) == i % 5) for i, (answer, mark) in enumerate(marks))
+    assert run("--tasks " + line) == printed              # the same seed
+    assert "±" not in run("--tasks " + line + " --unseen 1")
+
+
+@of_the_project
+def test_demo_trains_each_method_by_its_own_gradient_on_the_same_tasks(run, monkeypatch):
+    calls = []
+    monkeypatch.setattr(demo, "meta_train", lambda *given: calls.append(given))
+    run("--inner-steps 2 --inner-rate 0.02 --meta-batch 3 --outer-rate 0.1 --iterations 9")
+    expected = ((meta_gradient, 0, True, {}), (reptile_gradient, 5, True, {}),
+                (meta_gradient, 2, False, {"first_order": True}), (meta_gradient, 2, False, {}),
+                (meta_gradient, 2, False, {"wrt_alpha": True}))
+    tasks = families.Sinusoid().sample(np.random.default_rng([0, 1]), 3)
+    for given, (right, steps, pooled, options) in zip(calls, expected):
+        model, theta, sample, alpha, K, n, lr, clip, gradient, _ = given
+        assert all(map(np.array_equal, sample(), tasks)) and K == steps
+        assert (n, lr(0), lr(9), clip) == (9, 0.1, 0, 10)
+        rates = np.full(theta.shape if "wrt_alpha" in options else (), 0.02)
+        seen = families.pool(tasks) if pooled else tasks
+        for found, value in zip(gradient(model, theta, tasks, alpha, K),
+                                right(model, theta, seen, rates, K, **options)):
+            assert np.array_equal(found, value)
+    run("--tasks navigation")
+    used = [(getattr(call[8], "func", call[8]), call[4]) for call in calls[5:]]
+    assert used == [(families.rollout_gradient, steps) for steps in (0, 1, 1, 1)]
+
+
+@of_the_project
+def test_demo_table_and_the_choice_of_a_rate_worked_by_hand(capsys):
+    """The interval of 1, 2, 3 is 1.96 √(2/3) / √3 = 0.924 wide to either side."""
+    demo.compare(
+        demo.Table("Errors", 3, (0, 1), limit=100),
+        [demo.Method("fixed"), demo.Method("open", tuned=True)],
+        learn=lambda method: (None, 7, "stopped"), rates=(1, 2, 3, 4),
+        score=lambda theta, alpha: np.array([[1.0, 2, 3], [3, 3, {7: np.nan}.get(alpha, alpha)]]),
+        loss=lambda theta, alpha: np.array([[0], [{2: np.nan, 3: 4}.get(alpha, 5)]]),
+        known={"known": np.full(3, 2.0)})
+    assert [line.split() for line in capsys.readouterr().out.splitlines()[4:9]] == [
+        "fixed 2.00 ± 0.92 diverged".split(), "median (diverged) 2.00 (0) 3.00 (1)".split(),
+        ["stopped"], "open 2.00 ± 0.92 3.00 ± 0.00".split(), ["stopped"]]
+
+
+@of_the_project
+@pytest.mark.parametrize("gap, words", ((0.1, "level with"), (9, "ahead of"), (-9, "behind")))
+def test_demo_says_why_first_order_loses_nothing_where_it_does(run, monkeypatch, gap, words):
+    maml = np.array([[-8.0, -9], [-3, -4], [-2, -3], [-1, -2]])
+    scores = {"MAML": maml, "first-order MAML": maml + gap, "joint training": maml - 5}
+    results = {name: demo.Result(np.zeros(1842), 1.0, found) for name, found in scores.items()}
+    monkeypatch.setattr(demo, "compare", lambda *_, **__: results)
+    printed = " ".join(run("--tasks navigation").split())
+    assert f"is {words} MAML after one step and {words} it after three" in printed
+    assert ("advantages" in printed) == (gap > 0)
+
+
+@of_the_project
+@pytest.mark.parametrize("name, call, note", (
+    ("adapt", 6, []), ("pool", 2, ["  stopped after 2 of 3 iterations"])))
+def test_demo_goes_on_at_ctrl_c_with_what_there_is(run, monkeypatch, name, call, note):
+    """It comes while a rate is chosen, which changes nothing, and in the joint training."""
+    full, function, calls = run("--iterations 3").splitlines(), getattr(demo, name), []
+
+    def pressing(*given):
+        calls.append(given)
+        if len(calls) == call:
+            demo.on_ctrl_c()
+        return function(*given)
+
+    monkeypatch.setattr(demo, name, pressing)
+    printed = run("--iterations 3").splitlines()
+    assert printed[6:7] + printed[8:8 + len(note)] == full[6:7] + note
+    assert printed[8 + len(note):18] == full[8:18 - len(note)]
+    assert note or printed == full
+
+
+@of_the_project
+@pytest.mark.parametrize("option, advice", (
+    ("--inner-rate", "a lower inner or outer rate"), ("--outer-rate", "a lower outer rate")))
+@pytest.mark.parametrize("kind", ("sinusoids", "characters"))
+def test_demo_says_what_diverged(run, kind, option, advice):
+    printed = run(f"--tasks {kind} --shots 1 --iterations 3 {option} 1e29")
+    for name in ("MAML", "Meta-SGD") + ("joint training",) * (option == "--outer-rate"):
+        words = rf"^{name} .* diverged\n  median .* \(4\)\n  diverged after \d of 3 iterations"
+        assert re.search(words, printed, re.M)
+    assert advice in printed and "nan" not in printed and "In words" not in printed
+
+
+@of_the_project
+@pytest.mark.parametrize("line, words", (
+    ("--iterations 0", "--iterations: expected 1 to 1e30, got 0"), ("--seed -1", "got -1"),
+    ("--inner-rate nan", "got nan"), ("--shots x", "--shots: invalid"), ("--iter 9", "--iter"),
+    ("--tasks cars", "--tasks"), ("--iterations 9 --quick", "not allowed with"),
+    ("--tasks navigation --shots 5", "--shots: has no meaning for navigation")))
+def test_demo_refuses_bad_options_in_one_line(capsys, line, words):
+    with pytest.raises(SystemExit) as caught:
+        demo.main(line.split())
+    printed = capsys.readouterr()
+    assert caught.value.code == 2 and words in printed.err.splitlines()[-1] and not printed.out
+
+
+@of_the_project
+def test_demo_as_a_command_writes_utf_8_ends_quietly_and_leaves_at_a_second_ctrl_c():
+    line = [sys.executable, demo.__file__, "--unseen", "4", "--iterations", "5000"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUNBUFFERED": ""}
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, encoding="utf-8")
+    with subprocess.Popen(line, **pipes) as running:
+        assert running.stdout.readline().startswith("sinusoids: ")
+        running.stdout.close()                            # as `| head -1` does
+        assert not running.stderr.read()
+    with subprocess.Popen(line, **pipes) as running:
+        next(row for row in running.stdout if re.match("random .* ± ", row))
+        time.sleep(0.3)
+        running.send_signal(signal.SIGINT)                # ends the joint training
+        next(row for row in running.stdout if row.startswith("  stopped after"))
+        for _ in range(2):
+            running.send_signal(signal.SIGINT)
+            time.sleep(0.1)
+        assert not running.stderr.read()
+    assert running.returncode == 130
+    if os.path.exists("/dev/full"):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run(line, **{**pipes, "stdout": full})
+        assert done.returncode == 1 and done.stderr.count("\n") == 1

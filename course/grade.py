@@ -55,8 +55,9 @@ BODIES = {  # what a student writes, in the order of the report: its equations, 
             "transpose, times_transpose, self._matrices. H r has the leading axes `axes`, those of "
             "θ, x and r together. A curvature of None is 0. θ and r may be complex. Derive it: "
             "linearize and _forward refuse to be called while it runs."),
-    "adapt": ("(1)", "Given: rates, α_k of each step, (P,) or (1,). Return a new array, even if "
-              "steps is 0, and change none in place. θ and α may be complex, θ (tasks, P)."),
+    "adapt": ("(1)", "Given: rates, α_k of each step, (P,) or (1,). Return a new array, which is a "
+              "copy of θ if steps is 0, and change none in place. θ and α may be complex, θ "
+              "(tasks, P)."),
     "meta_gradient": ("(1) to (5)", "Given: rates, α_k of each step, (P,) or (1,); groups(tasks, "
                       "theta), the tasks in groups that may differ in size, so add up sums and "
                       "divide once; sum_shared(entries, alpha) for (5), where entries (steps, P) "
@@ -110,8 +111,8 @@ def functions_of(tree):
 
 def without_derivations(text):
     """Return the sheet with a ? for what is to be derived, and without the words that derive it."""
-    text = re.sub(r"( {4}v_k is [^\n]+ chain rule.*?\n)\n", "", text, flags=re.S)   # (3) and (5)
-    equation = r"^( +\((\d+R?)\) +)(\S.*?)(?=\n\n|\n +\(\d|\n +\"\"\")"
+    text = "\n\n".join(part for part in text.split("\n\n") if "chain rule" not in part)
+    equation = r"^( +\((\d+R?)\) {2,})(.*?)(?=\n\n|\n +\(\d|\n +\"\"\")"
     return re.sub(equation, question, text, flags=re.M | re.S)
 
 
@@ -192,8 +193,8 @@ def judged(source, seconds, name):
     """
     nonce, start = secrets.token_hex(), time.monotonic()
     order = json.dumps([nonce, name, source]).encode()
-    environment = {**os.environ, "MAML": str(MAML), "OPENBLAS_NUM_THREADS": "1",
-                   "PYTHONIOENCODING": "utf-8"}
+    environment = {**os.environ, "MAML": str(MAML),   # of the proof, to leave out demo and tasks
+                   "OPENBLAS_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"}
     environment.pop("PYTHONOPTIMIZE", None)    # the proof is made of asserts
     with tempfile.TemporaryFile() as output:   # a pipe would wait for the student's own processes
         try:

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -20,27 +21,104 @@ SOURCE = grade.MAML.read_text(encoding="utf-8")
 pytestmark = pytest.mark.skipif(bool(test_maml.OTHER), reason="maml.py is the reference here")
 
 
-def edited(*edits):
-    """Return maml.py's source with the first occurrence of each text replaced."""
-    source = SOURCE
-    for old, new in edits:
-        assert old in source, f"maml.py has no longer a line {old}"
-        source = source.replace(old, new, 1)
-    return source
-
-
-# ----------------------------------------------------------------------- honest work keeps its points
-
-OWN = edited(
-    ("import math\n", """from __future__ import annotations
+WRITTEN = {   # the sheet's bodies as someone may write them, with much that is their own
+    "relu": """
+slope = np.empty(z.shape, z.real.dtype, order="C")
+slope[...] = z.real > 0
+return np.maximum(z, 0), slope, np.zeros_like(z)""",
+    "mse": """
+count = f.shape[-2] * f.shape[-1]
+error = f - y
+return np.mean(error**TWO, axis=(-2, -1)), 2 / count * error, lambda Rf: 2 / count * Rf""",
+    "cross_entropy": """
+log_p = f - logsumexp(f)
+p, n = np.exp(log_p), f.shape[-2]
+onehot = np.eye(f.shape[-1], dtype=f.real.dtype)[y]
+def along(Rf):
+    return p * (Rf - np.einsum("...i,...i->...", p, Rf)[..., None]) / n
+return -(onehot * log_p).sum((-2, -1)) / n, (p - onehot) / n, along""",
+    "_forward": """
+run = Pass([], [], [])
+np.log(np.zeros(1))   # warns
+for l in range(self.depth):
+    run.A.append(append_column(x) * self.ONE)
+    x = run.A[l] @ M[l]
+    if l < self.last:
+        x, slope, curvature = ACTIVATIONS[self.names[0]](x)
+        run.slope.append(slope)
+        run.curvature.append(curvature)
+return x, run.A, run.slope, run.curvature""",
+    "_backward": """
+delta, e, parts = {self.last: delta_last}, {0: None}, {}
+def step(l):
+    parts[l] = T(A[l]) @ delta[l]
+    if l > 0:
+        e[l] = delta[l] @ T(M[l][..., :-1, :])
+        delta[l - 1] = e[l] * slope[l - 1]
+        step(l - 1)
+step(self.last)
+flat = [parts[l].reshape(*parts[l].shape[:-2], -1) for l in range(self.depth)]
+return np.concatenate(flat, -1), delta, e""",
+    "hvp": """
+RM, last = self._matrices(r), self.last
+RA, Rz = [append_column(0 * x, 0)], []
+for l in range(self.depth):
+    Rz.append(RA[l] @ M[l] + A[l] @ RM[l])
+    if l < last:
+        RA.append(append_column(slope[l] * Rz[l], 0))
+Rdelta = delta_along(Rz[last])
+Hr = np.empty(axes + (self.n_params,), Rdelta.dtype)
+for l in range(last, -1, -1):
+    sum_of_products(RA[l], delta[l], A[l], Rdelta, out=self._matrices(Hr)[l])
+    if l > 0:
+        Re = Rdelta @ T(M[l][..., :-1, :]) + delta[l] @ T(RM[l][..., :-1, :])
+        bend = 0 if curvature[l - 1] is None else e[l] * curvature[l - 1]
+        Rdelta = Re * slope[l - 1] + bend * Rz[l - 1]
+return Hr""",
+    "adapt": """
+def one_step(t, alpha_k):
+    return t - alpha_k * model.linearize(t, x, y)[1]
+return functools.reduce(one_step, rates, +theta)""",
+    "meta_gradient": """
+def adapt(t, k, x_support, y_support, *query):
+    if k == steps:
+        return (*model.linearize(t, *query)[:2], [])
+    _, grad, hvp = model.linearize(t, x_support, y_support)
+    loss, v, rows = adapt(t - rates[k] * grad, k + 1, x_support, y_support, *query)
+    rows = [-(grad * v).sum(0), *rows]
+    return loss, v if first_order else v - hvp(rates[k] * v), rows
+J, direction, entries, n = 0, 0, 0, len(tasks[0])
+for part in groups(tasks, theta):
+    loss, v, rows = adapt(theta, 0, *part)
+    J, direction = J + loss.sum(), direction + v.sum(0)
+    entries = entries + np.array(rows, v.dtype).reshape(steps, theta.size)
+return J / n, direction / n, sum_shared(entries / n, alpha) if wrt_alpha else None""",
+    "reptile_gradient": """
+def mse(x_support, y_support, x_query, y_query):
+    t = adapt(model, theta, x_support, y_support, alpha, steps)
+    loss, grad, _ = model.linearize(t, x_query, y_query)
+    return loss.sum(), np.broadcast_to(t, grad.shape).sum(0)
+losses, ends = zip(*(mse(*part) for part in groups(tasks, theta)))
+return sum(losses) / len(tasks[0]), theta - sum(ends) / len(tasks[0])""",
+    "step": """
+self.t += 1
+self.path.append(grad)
+self.m = self.blend(self.m, self.path[-1], self.beta1)
+self.u = self.blend(self.u, grad * grad, self.beta2)
+m, u = self.m / (1 - self.beta1**self.t), self.u / (1 - self.beta2**self.t)
+return theta - float(lr) * m / (np.sqrt(u) + self.eps)""",
+}
+ADDED = {
+    "import math\n": """from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
 try:
-    from a_package_of_their_own import times
+    from a_package_of_their_own import logsumexp
 except ImportError:
-    def times(a, b):
-        return a * b
+    def logsumexp(a):
+        top = a.real.max(-1, keepdims=True)
+        return np.log(np.exp(a - top).sum(-1, keepdims=True)) + top
 TWO: int = 2
 
 
@@ -53,32 +131,17 @@ def counted(function):
 
 
 counted.calls = 0
-"""),
-    ("def adapt(", "@counted\ndef adapt("),
-    ("def meta_gradient(", "def parts(*both):\n    yield from groups(*both)\n\n\ndef meta_gradient("),
-    ("in groups(tasks, theta):", "in parts(tasks, theta):"),
-    ("return J.item() / n_tasks", "return J / n_tasks"),
-    ("    J, ends = 0, 0\n", "    J, ends = 0, 0\n    def mse(L):\n        return times(1, L)\n"),
-    ("ends = ends + np.broadcast_to(theta_K", "ends = mse(ends) + np.broadcast_to(theta_K"),
-    ("    slope = (z.real > 0).astype(z.real.dtype) ",
-     "    slope = np.empty(z.shape, z.real.dtype, order='C')\n    slope[...] = z.real > 0   #"),
-    ("return z * slope, slope, None", "return np.maximum(z, 0), slope, 0 * z"),
-    ("def tanh(z):\n    a = np.tanh(z)\n", """def my_tanh(z):   # half of it overflows, with a warning
-    a = np.where(z.real > 0, 2 / (np.exp(-2 * z) + 1) - 1, 1 - 2 / (np.exp(2 * z) + 1))
-"""),
-    ("return a, slope, curvature\n", "return a, slope, curvature\n\n\ntanh = my_tanh\n"),
-    ("def mse(f, y):", "def mse(prediction: np.ndarray | None, y):"),
-    ("error = f - y\n", "f = prediction\n    error = f - y\n"),
-    ("scale = 2 / (", "scale = TWO / ("),
-    ("def cross_entropy", "@counted\ndef cross_entropy"),
-    ("def policy(f, y):", "policy = lambda f, y: weighted(f, y)\n\n\ndef weighted(f, y):"),
-    ("def append_column(a, value):", "def append_column(a, value=1):"),
-    ("class MLP:\n", """T = transpose
+""",
+    "def adapt(": "@counted\ndef adapt(", "def mse(f, y)": "def mse(f: NDArray, y)",
+    "def append_column(a, value)": "def append_column(a, value=1)",
+    "class MLP:\n": """T = transpose
 
 
 @dataclass
 class Pass:
     A: list
+    slope: list
+    curvature: list
 
 
 class MLP:
@@ -93,28 +156,59 @@ class MLP:
     def last(self):
         return self.depth - 1
 
-"""),
-    ("self.n_params = ends[-1]", "self.n_params, self.depth = ends[-1], len(ends)"),
-    ("    def _forward(", "    @counted\n    def _forward("),
-    ("[append_column(x, 1)], [], []", "Pass([append_column(x) * self.ONE]).A, [], []"),
-    ("        for M_l in M[:-1]:\n", "        np.log(np.zeros(1))   # warns\n        for M_l in M[:-1]:\n"),
-    ("        last = len(M) - 1\n", "        last = self.last\n        def step(l):\n            return T(A[l])\n"),
-    ("np.matmul(transpose(A[l]), delta[l]", "np.matmul(step(l), delta[l]"),
-    ("            last = len(M) - 1\n", "            last, ones = self.last, append_column(x)\n"),
-    ("A[0] @ RM[0]", "ones @ RM[0]"),
-    ("self.m = self.u = self.t = 0", "self.m = self.u = self.t = 0; self.path = []"),
-    ("    def step(self, ", """    @staticmethod
+""",
+    "    def init(": "        self.depth = len(self.sizes) - 1\n\n    def init(",
+    "    def _forward(": "    @counted\n    def _forward(",
+    "    def step(self": """        self.path = []
+
+    @staticmethod
     def blend(old, new, beta):
         return beta * old + (1 - beta) * new
 
-    def step(self, """),
-    ("self.m = self.beta1 * self.m + (1 - self.beta1) * grad", "self.path.append(grad)\n"
-     "        self.m = self.blend(self.m, self.path[-1], self.beta1)")) + """
+    def step(self""",
+}
+TAIL = """
+def my_tanh(z):   # half of it overflows and warns
+    a = np.where(z.real > 0, 2 / (np.exp(-2 * z) + 1) - 1, 1 - 2 / (np.exp(2 * z) + 1))
+    slope = (1 - a) * (1 + a)
+    return a, slope, -2 * a * slope
+
+
+tanh = my_tanh
+policy = lambda f, y: weighted(y[..., -1:] / f.shape[-2])(f - y[..., :-1])
+
+
+def weighted(weight):
+    def loss(off):
+        return (weight * off * off).sum((-2, -1)) / 2, weight * off, lambda Rf: weight * Rf
+    return loss
+
+
 import a_package_of_their_own
 print("θ", a_package_of_their_own)
 np.seterr(all="raise")
 exit()
 """
+
+
+def filled(bodies):
+    """Return the sheet with bodies written."""
+    sheet = grade.sheet(SOURCE)
+    lines, found = sheet.splitlines(), grade.functions_of(ast.parse(sheet))
+    for name in sorted(bodies, key=lambda name: -found[name].lineno):
+        left = found[name].body[-1]
+        lines[left.lineno - 1] = textwrap.indent(bodies[name].strip(), " " * left.col_offset)
+    return "\n".join(lines) + "\n"
+
+
+def replaced(source, *pairs):
+    for old, new in pairs:
+        assert old in source, f"no {old} to replace"
+        source = source.replace(old, new, 1)
+    return source
+
+
+OWN = replaced(filled(WRITTEN), *ADDED.items()) + TAIL
 
 
 @pytest.mark.parametrize("name", grade.BODIES)
@@ -127,64 +221,59 @@ def test_every_body_with_all_that_a_student_may_add_is_right(monkeypatch, name):
 def test_a_body_gets_its_point_whatever_the_others_and_what_is_given_are_like():
     adapt = ast.get_source_segment(SOURCE, grade.functions_of(ast.parse(SOURCE))["adapt"])
     assert judge.judge("adapt", adapt) == ""   # a file with nothing else in it
-    sheet = grade.sheet(SOURCE) + adapt
+    assert "a plus" in judge.judge("adapt", replaced(adapt, ("- alpha_k", "+ alpha_k")))
     for name in "relu", "hvp", "adapt", "step":
-        assert judge.judge(name, sheet) == ("" if name == "adapt" else "not written yet")
-    others = OWN.replace("step(l), ", "step(9), ")
-    assert judge.judge("hvp", others) == "" != judge.judge("_backward", others)
-    assert judge.judge("hvp", edited(("return a.swapaxes(-1, -2)", "return a"))) == ""
-    assert judge.judge("hvp", edited(("self.n_params = ends[-1]", "self.n_params = 1"))) == ""
+        message = judge.judge(name, grade.sheet(SOURCE) + adapt)
+        assert message == ("" if name == "adapt" else "not written yet")
+    wrong = replaced(OWN, ("step(l - 1)", "step(9)"), ("**TWO", "**3"))
+    assert [bool(judge.judge(name, wrong)) for name in ("hvp", "mse", "_backward")] == [0, 1, 1]
+    for given in "return a.swapaxes(-1, -2)", "self.n_params = ends[-1]":
+        assert judge.judge("hvp", replaced(SOURCE, (given, given + " + 1"))) == ""
     assert test_maml.maml is judge.reference is sys.modules["maml"], "the proof is left as it was"
     assert test_maml.MLP is judge.reference.MLP and test_maml.check is judge.proof_check
 
 
-# -------------------------------------------------------------------------- wrong work loses its point
-
-IN_HVP, IN_TANH = "            RM = self._matrices(r)\n", "    a = np.tanh(z)\n"
-
+# ----------------------------------------------------------------------- wrong work loses its point
 
 @pytest.mark.parametrize("name, right, wrong, words", (
-    ("relu", "return z * slope, slope, None", "return z * slope", "relu: expected 3 things, σ(z), σ′"),
+    ("relu", "(z, 0), slope, np.zeros_like(z)", "(z, 0)", "relu: expected 3 things, σ(z), σ′(z)"),
     ("relu", "def relu", "def rectify", "no relu: keep the names of the sheet"),
-    ("relu", "def relu", "@nothing\ndef relu", "not run: line 139, @nothing: NameError"),
-    ("tanh", "return a, slope, curvature", "pass", "σ(z), σ′(z), σ″(z), got NoneType"),
-    ("tanh", IN_TANH, "    exit()\n", ", exit(): SystemExit: it ends the program"),
-    ("tanh", IN_TANH, "    assert z.ndim > 2\n", ", assert z.ndim > 2: it does not hold"),
-    ("tanh", IN_TANH, "    a = nothing   # yet\n", ", a = nothing: NameError: name"),
-    ("tanh", IN_TANH, "    np.log(np.zeros(1)); a = 2 * np.tanh(z)\n", "σ(z) of tanh: "),
-    ("mse", "error = f - y\n", "f -= y; error = f\n", "read-only (it was passed in, and may not be"),
-    ("mse", "lambda Rf: scale * Rf", "lambda Rf: np.multiply(scale, Rf, out=Rf)", "read-only"),
-    ("mse", "error, lambda Rf: scale * Rf", "error", "L, δ, the function R{f} -> R{δ}, got 2"),
-    ("_forward", "A, slope, curvature\n", "A, curvature, slope\n", "σ′(z_l) as returned"),
-    ("_forward", "A[-1] @ M[-1], A, slope, curvature\n", "A[-1] @ M[-1]\n", "expected 4 things, f"),
-    ("_backward", "return grad, delta, e", "return grad", "_backward: expected 3 things, g, all δ_l"),
-    ("_backward", "delta[l - 1] = e[l] * slope[l - 1]", "delta[l - 1] = e[l]; e[l] *= slope[l - 1]",
-     "e_l as returned"),
-    ("_backward", "delta[l - 1] = e[l] * slope[l - 1]", "slope[l - 1] *= e[l]", "read-only"),
-    ("hvp", IN_HVP, IN_HVP + "            self.linearize(theta, x, y)\n", "hvp may not call linearize"),
-    ("hvp", IN_HVP, IN_HVP + "            self._forward(M, x)\n", "hvp may not call _forward"),
-    ("hvp", "Rdelta += e[l] * curvature[l - 1]", "e[l] *= curvature[l - 1]; Rdelta += e[l]",
+    ("relu", "def relu", "@nothing\ndef relu", ", @nothing: NameError: name 'nothing' is not"),
+    ("relu", "[...] = z", "[...] = nothing   # yet", ", slope[...] = nothing: NameError"),
+    ("tanh", "return a, slope,", "a, slope,", "σ(z), σ′(z), σ″(z), got NoneType"),
+    ("tanh", "return a, slope,", "exit();", ": SystemExit: it ends the program"),
+    ("tanh", "return a, slope,", "assert z.ndim > 2  #", ", assert z.ndim > 2: it does not hold"),
+    ("tanh", "return a, slope,", "np.log(0 * z); return 2 * a, slope,", "σ(z) of tanh: "),
+    ("mse", "error = f - y\n", "f -= y; error = f\n", "read-only (it was passed in, and may not"),
+    ("mse", "Rf: 2 / count * Rf", "Rf: np.multiply(2 / count, Rf, out=Rf)", "read-only"),
+    ("mse", "error, lambda Rf: 2 / count * Rf", "error", "L, δ, the function R{f} -> R{δ}, got 2"),
+    ("_forward", "run.slope, run.curvature\n", "run.curvature, run.slope\n", "σ′(z_l) as returned"),
+    ("_forward", "x, run.A, run.slope, run.curvature\n", "x\n", "_forward: expected 4 things, f"),
+    ("_backward", ", delta, e\n", "\n", "_backward: expected 3 things, g"),
+    ("_backward", "= e[l] * slope[l - 1]", "= e[l]; e[l] *= slope[l - 1]", "e_l as returned"),
+    ("_backward", "= e[l] * slope[l - 1]", "= slope[l - 1]; slope[l - 1] *= e[l]", "read-only"),
+    ("hvp", "RA, Rz =", "self.linearize(theta, x, y); RA, Rz =", "hvp may not call linearize"),
+    ("hvp", "RA, Rz =", "self._forward(M, x); RA, Rz =", "hvp may not call _forward"),
+    ("hvp", "delta_along(Rz[last])", "delta_along(Rz[last]); A[last] *= 2",
      "H r comes out differently the second time"),
-    ("hvp", "RA[l] @ M[l] + ", "RA[l] @ M[l].real + ", "right for real θ but not for complex θ"),
-    ("hvp", "Rdelta.dtype)", "theta.dtype)", ", sum_of_products(RA[l], delta[l], A[l], Rdelta, out"),
-    ("hvp", "if curvature[l - 1] is not None:", "if True:", "curvature[l - 1] * Rz[l - 1]: TypeError"),
+    ("hvp", "RA[l] @ M[l] +", "RA[l] @ M[l].real +", "right for real θ but not for complex θ"),
+    ("hvp", "Rdelta.dtype)", "theta.dtype)", ", sum_of_products(RA[l], delta[l], A[l], Rdelta, "),
+    ("hvp", "0 if curvature[l - 1] is None else ", "", " e[l] * curvature[l - 1]: TypeError"),
     ("hvp", "    return loss, grad, hvp", "    return loss, 2 * grad, hvp", "g of "),
-    ("adapt", "_, grad, _ = model.linearize(", "grad = model.loss(", ": AttributeError: model.loss is not"
-     " at hand: of a model only linearize is"),
-    ("adapt", "return theta_k", "return theta_k.astype(theta.dtype)", "(θ, α and r may be complex)"),
-    ("adapt", "return theta_k", "return theta_k.view(type('Own', (np.ndarray,), {}))",
+    ("adapt", "model.linearize(t, x, y)[1]\n", "model.loss(t, x, y)\n",
+     ": AttributeError: model.loss is not at hand: of a model only linearize is"),
+    ("adapt", "rates, +theta)", "rates, +theta).astype(theta.dtype)", "θ, α and r may be complex"),
+    ("adapt", "rates, +theta)", "rates, +theta).view(type('Own', (np.ndarray,), {}))",
      "θ_K: expected an array, got Own"),
-    ("reptile_gradient", "theta_K = adapt(model, theta,", "theta_K = adapt(model, theta.real,",
-     "θ.real in place of θ"),
-    ("reptile_gradient", "J = J + loss.sum()\n        ends", "J = J + loss.real.sum()\n        ends",
-     "J of Reptile"),
-    ("meta_gradient", "    J, grad_theta, grad_alpha = 0, 0, 0\n", "    model.linearize(theta + 1e-30j, "
-     "*tasks[:2])\n", "linearize was called with a complex θ")))
+    ("reptile_gradient", "= adapt(model, theta,", "= adapt(model, theta.real,", "θ.real in place"),
+    ("reptile_gradient", "loss.sum(), np.broad", "loss.real.sum(), np.broad", "J of Reptile"),
+    ("meta_gradient", "(*model.linearize(t, *query)[:2], [])", "(*model.linearize(t + 1e-30j, "
+     "*query)[:2], [])", "linearize was called with a complex θ")))
 def test_wrong_work_loses_its_point_and_is_told_why(name, right, wrong, words):
-    assert words in judge.judge(name, edited((right, wrong)))
+    assert words in judge.judge(name, replaced(OWN, (right, wrong)))
 
 
-# ----------------------------------------------------------------------------- processes and files
+# ------------------------------------------------------------------------------ processes and files
 
 def test_a_body_in_a_process_of_its_own(monkeypatch):
     """What may end, hold up or deceive the process."""
@@ -198,7 +287,8 @@ def test_a_body_in_a_process_of_its_own(monkeypatch):
              ("raise ValueError('\\x1b[2K' + 'x' * 9999)", 30, "ValueError: [2Kxxx"))
 
     def message(case):
-        return grade.judged(edited((IN_TANH, f"    {case[0]}\n")), case[1], "tanh")[0]
+        text = f"import numpy as np\ndef tanh(z):\n    {case[0]}\n    return a, 1 - a**2, 2 * a**3"
+        return grade.judged(text + " - 2 * a", case[1], "tanh")[0]
 
     with ThreadPoolExecutor(2) as pool:
         for case, found in zip(cases, pool.map(message, cases)):
@@ -231,7 +321,7 @@ def test_files_of_windows_are_read(tmp_path):
         assert grade.read(file) == SOURCE
 
 
-# ------------------------------------------------------------------------------------------- the sheet
+# ---------------------------------------------------------------------------------------- the sheet
 
 def test_the_sheet_keeps_all_but_the_bodies():
     sheet, whole = (grade.functions_of(ast.parse(text)) for text in (grade.sheet(SOURCE), SOURCE))
@@ -259,7 +349,7 @@ def test_the_sheet_to_derive_lacks_what_is_to_be_derived_and_nothing_else():
     assert write == derive
 
 
-# ------------------------------------------------------------------------------------------ the report
+# --------------------------------------------------------------------------------------- the report
 
 LOOK = """import sys
 import os.path as p
@@ -295,11 +385,11 @@ def test_marks_are_printed_summed_and_written_for_gradescope(capsys, monkeypatch
         "off by one" if name == "hvp" and "import os" in source else "", 0.04))
     good, bad, broken, none, out = (tmp_path / name for name in "good bad broken none out".split())
     good.write_text(SOURCE, encoding="utf-8")
-    bad.write_text("import os", encoding="utf-8")
+    bad.write_text("x = 1\nimport os", encoding="utf-8")
     broken.write_text("def relu(z)", encoding="utf-8")
     assert run(capsys, good)[0] == 0
     status, printed = run(capsys, bad, "--json", out)
-    assert status == 1 and "to look at, line 1: import os" in printed
+    assert status == 1 and "to look at, line 2: import os" in printed
     assert re.search(r"^hvp +\(10R\) \(11R\) \(12R\) +wrong +0.0 s  off by one$", printed, re.M)
     assert "\n11 of 12\n" in printed and "not tamper-proof" in printed
     results = json.loads(out.read_text(encoding="utf-8"))["tests"]
