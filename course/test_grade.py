@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 
@@ -424,11 +425,12 @@ def test_a_sheet_is_never_written_over_a_file(capsys, tmp_path):
     assert run(capsys, "--sheet", "--out", out)[0] == 2
 
 
-def test_the_command_ends_quietly_with_its_reader():
+def test_the_command_writes_utf_8_anywhere_and_ends_quietly_with_its_reader():
     command = [sys.executable, grade.COURSE / "grade.py", "--sheet"]
-    options = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                   env={**os.environ, "PYTHONIOENCODING": "ascii"})
-    with subprocess.Popen(command, **options) as running:
-        assert running.stdout.readline() == grade.RULES.splitlines(True)[0].encode()
-        running.stdout.close()
-        assert not running.stderr.read()
+    run = partial(subprocess.run, command, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert run(stdout=subprocess.PIPE).stdout.decode("utf-8").splitlines() == (
+        grade.sheet(SOURCE).splitlines())
+    reader, writer = os.pipe()
+    os.close(reader)
+    assert not run(stdout=writer, stderr=subprocess.PIPE).stderr
+    os.close(writer)
