@@ -242,7 +242,7 @@ class MLP:
 
     def __init__(self, sizes, activation="relu", loss="mse"):
         self.sizes = check_network(sizes, activation, loss)
-        self.names = activation, loss
+        self.activation, self.loss_name = activation, loss
         self._shapes = [(d + 1, d_next) for d, d_next in zip(self.sizes, self.sizes[1:])]
         ends = np.cumsum([rows * columns for rows, columns in self._shapes]).tolist()
         self._parts = [slice(start, end) for start, end in zip([0] + ends, ends)]
@@ -257,7 +257,7 @@ class MLP:
         require(std is None or is_number(std, 0), "std", "a finite number >= 0 or None", std)
         theta = np.zeros(self.n_params, dtype)
         require(theta.dtype.char in "fd", "dtype", "float32 or float64", dtype)
-        gain = 2 if self.names[0] == "relu" else 1
+        gain = 2 if self.activation == "relu" else 1
         for W, _ in self.unpack(theta):                                   # views: this fills theta
             deviation = math.sqrt(gain / len(W)) if std is None else std
             W[...] = deviation * rng.standard_normal(W.shape)
@@ -277,7 +277,7 @@ class MLP:
         """Return the loss L (...,). Arguments as in linearize."""
         theta, x, y = check_examples(self, theta, x, y)
         f = self._forward(self._matrices(theta), x)[0]
-        return LOSSES[self.names[1]](f, y)[0]
+        return LOSSES[self.loss_name](f, y)[0]
 
     def _matrices(self, theta):
         """Return [M_0, ..., M_last], views of theta (..., P)."""
@@ -290,7 +290,7 @@ class MLP:
 
             (10)  a_0 = x;  z_l = A_l M_l;  a_{l+1} = σ(z_l) for l < last;  f = z_last
         """
-        activation = ACTIVATIONS[self.names[0]]
+        activation = ACTIVATIONS[self.activation]
         A, slope, curvature = [append_column(x, 1)], [], []
         for M_l in M[:-1]:
             a, slope_l, curvature_l = activation(A[-1] @ M_l)             # (..., n, d_{l+1})
@@ -329,7 +329,7 @@ class MLP:
         theta, x, y = check_examples(self, theta, x, y)
         M = self._matrices(theta)
         f, A, slope, curvature = self._forward(M, x)
-        loss, delta_last, delta_along = LOSSES[self.names[1]](f, y)
+        loss, delta_last, delta_along = LOSSES[self.loss_name](f, y)
         grad, delta, e = self._backward(M, A, slope, delta_last)
 
         def hvp(r):
@@ -597,7 +597,7 @@ def check_examples(model, theta, x, y):
     """Return theta, x and y as arrays that fit the model; labels stay integers."""
     theta, x = check_inputs(model, theta, x)
     y = as_array("y", y)
-    shape, d_out, loss = x.shape[:-1], model.sizes[-1], model.names[1]
+    shape, d_out, loss = x.shape[:-1], model.sizes[-1], model.loss_name
     if loss == "cross_entropy":
         if y.dtype.kind not in "iu" or y.shape != shape or y.min() < 0 or y.max() >= d_out:
             raise wrong("y", f"integer labels 0 to {d_out - 1} of shape {shape}, as x has it", y)

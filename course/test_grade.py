@@ -45,7 +45,7 @@ for l in range(self.depth):
     run.A.append(append_column(x) * self.ONE)
     x = run.A[l] @ M[l]
     if l < self.last:
-        x, slope, curvature = ACTIVATIONS[self.names[0]](x)
+        x, slope, curvature = ACTIVATIONS[self.activation](x)
         run.slope.append(slope)
         run.curvature.append(curvature)
 return x, run.A, run.slope, run.curvature""",
