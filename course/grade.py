@@ -44,8 +44,8 @@ BODIES = {  # what a student writes, in the order of the report: its equations, 
     "cross_entropy": ("(8) (8R)", "Return as mse does. Logits may be ±1000, or complex: subtract "
                       "the largest .real."),
     "policy": ("(9) (9R)", "Return as mse does. ‖.‖² is a sum of plain products, as in mse."),
-    "_forward": ("(10)", "Given: append_column(a, 1), and ACTIVATIONS[self.activation], which maps z "
-                 "to σ(z), σ′(z) and σ″(z) or None. M and x may have different leading axes, and "
+    "_forward": ("(10)", "Given: append_column(a, 1), and ACTIVATIONS[self.activation], which maps "
+                 "z to σ(z), σ′(z) and σ″(z) or None. M and x may have different leading axes, and "
                  "be complex."),
     "_backward": ("(11) (12)", "Given: transpose, times_transpose(a, B) = a Bᵀ, and "
                   "self._matrices(grad), views that fill grad. delta[l] and e[l] are δ_l and e_l; "

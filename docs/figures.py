@@ -13,8 +13,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import demo
+import matplotlib
 import numpy as np
 from maml import adapt
+from matplotlib.figure import Figure
 
 # Told apart by the colour-blind (Okabe, Ito 2008), and of different brightness in print.
 ORANGE, SKY, BLUE, PURPLE, GREEN, RED = "#E69F00 #56B4E9 #0072B2 #CC79A7 #009E73 #D55E00".split()
@@ -80,12 +82,12 @@ def characters(figure, model, outcomes):
             axes.spines[:].set_visible(True)
         row[0].set_ylabel(name)
     lower.suptitle("One task, and MAML's answers before and after 5 steps", fontsize=14)
-    for label in range(5):
-        rows[0, label].set_title(f"label {label}")
-        for when, answer, y in zip(("before", "after"), answers, (15, 19)):
-            mark, colour = ("✓", GREEN) if answer[label] == label else ("✗", RED)
-            words = f"{when}: {answer[label]} {mark}"
-            rows[1, label].text(6.5, y, words, color=colour, ha="center", va="top")
+    for label, axes in enumerate(rows[0]):
+        axes.set_title(f"label {label}")
+    for when, labels, y in zip(("before", "after"), answers, (15, 19)):
+        for axes, words in zip(rows[1], demo.marked(when, labels)):
+            colour = GREEN if "✓" in words else RED
+            axes.text(6.5, y, words, color=colour, ha="center", va="top")
 
 
 def navigation(figure, model, results, world, goals):
@@ -131,17 +133,6 @@ DRAW = {"sinusoids": (sinusoids, (7.5, 7)),            # and its size in inches
         "navigation": (navigation, (7.5, 7))}
 
 
-def draw(kind, outcome):
-    """Return the figure of what a function of demo.py has returned."""
-    from matplotlib.figure import Figure
-
-    fill, size = DRAW[kind]
-    figure = Figure(size, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
-    fill(figure, *outcome)
-    return figure
-
-
 def save(figure, file, suffix):
     """Write the figure as .svg, .png or .pdf, with the same bytes each time."""
     dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
@@ -149,25 +140,11 @@ def save(figure, file, suffix):
 
 
 def prepare(path):
-    """Set the look; leave in one line if nothing can be drawn, or not be written to the path."""
-    try:
-        import matplotlib
-        from matplotlib.figure import Figure
-
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(LOOK)
-        figure = Figure(layout="constrained")
-        figure.legend([], [], loc="outside lower center")
-        save(figure, io.BytesIO(), path.suffix)
-    except Exception as error:        # it is missing, too old or broken, or a setting is wrong
-        sys.exit(f"figures.py needs matplotlib 3.7 or newer to draw {path}: {error}")
-    new = not path.exists()
-    try:
-        path.open("ab").close()
-    except OSError as error:
-        sys.exit(f"figures.py cannot write {path}: {error.strerror}")
-    if new:
-        path.unlink()
+    """Raise an error if a figure cannot be drawn, or not be written to the path."""
+    figure = Figure(layout="constrained")
+    figure.legend([], [], loc="outside lower center")  # new in matplotlib 3.7
+    save(figure, io.BytesIO(), path.suffix)
+    path.open("ab").close()
 
 
 @np.errstate(over="ignore", invalid="ignore")          # what diverges shows in the table
@@ -185,10 +162,17 @@ def main():
         command.error(f"argument --out: expected a folder for all three, got {given.out}")
     paths = {kind: given.out / f"{kind}.svg" if folder else given.out for kind in kinds}
     settings = {kind: demo.settings(["--tasks", kind, *options])[1] for kind in kinds}
+    matplotlib.rcdefaults()
+    matplotlib.rcParams.update(LOOK)
     for path in paths.values():
         prepare(path)
     for kind, path in paths.items():
-        save(draw(kind, demo.DOMAINS[kind](**settings[kind])), path, path.suffix)
+        outcome = demo.DOMAINS[kind](**settings[kind])
+        draw, size = DRAW[kind]
+        figure = Figure(size, layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.1, h_pad=0.1)
+        draw(figure, *outcome)
+        save(figure, path, path.suffix)
         print(f"\nThe figure is {path}")
 
 

@@ -4,7 +4,7 @@
     python docs/reproduce.py best      how far learned inner rates go, 3 minutes
     python docs/reproduce.py family    seven methods, briefly trained, half a minute
 
-They are built from demo.py's functions. A Ctrl-C ends the training of a method, as it does there.
+A Ctrl-C ends the training of a method, as in demo.py.
 """
 import argparse
 import sys
@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import demo
 import numpy as np
-from demo import Method, Table
+from demo import Method
 from maml import MLP, adapt, cosine_decay, meta_gradient, reptile_gradient
 from tasks import Sinusoid
 
@@ -40,59 +40,50 @@ def paper(seed=0, quick=False, unseen=600, inner_rate=0.001):
     The paper's text has an inner rate of 0.01.
     """
     model, iterations = MLP((1, 40, 40, 1)), 700 if quick else 70000
-    start = model.init(demo.generator(seed, 0), std=0.01, dtype=np.float32)
-    rng = demo.generator(seed, 3)
+    start = model.init(demo.generator(seed, demo.START), std=0.01, dtype=np.float32)
+    rng = demo.generator(seed, demo.REST)
     while (far := abs(start) > 0.02).any():            # cut off at two standard deviations
         start[far] = 0.01 * rng.standard_normal(far.sum())
     methods = [
         Method("joint training", demo.pooled(meta_gradient), tuned=True),
         Method("MAML", meta_gradient, 1, inner_rate)]
-    learn = once(partial(demo.train, model, start, Sinusoid(10, 10).sample, 1e-3, None, 25,
-                         iterations, seed))
+    learn = partial(demo.train, model, start, Sinusoid(10, 10).sample, 1e-3, 25, iterations, seed,
+                    clip=None)
+    learnt = {method.name: learn(method) for method in methods}
     for shots in 5, 10, 20:
-        compare(model, methods, learn, shots, unseen, seed)
+        compare(model, methods, learnt, shots, unseen, seed)
 
 
 def best(seed=0, quick=False, unseen=4000):
     """Inner rates learned for each parameter: of one step, and of each of five steps."""
     model, n = MLP((1, 40, 40, 1)), 150 if quick else 15000
-    start = model.init(demo.generator(seed, 0), std=0.15, dtype=np.float32)
+    start = model.init(demo.generator(seed, demo.START), std=0.15, dtype=np.float32)
     # Scattered rates end lower than equal ones.
-    rates = 0.01 * demo.generator(seed, 3).standard_normal(model.n_params)
+    rates = 0.01 * demo.generator(seed, demo.REST).standard_normal(model.n_params)
     one_step = Method("Meta-SGD, one step", LEARN_RATES, 1, rates)
-    train_one = partial(demo.train, model, start, Sinusoid(10, 10).sample,
-                        cosine_decay(3e-3, 6 * n), demo.CLIP, 25, 6 * n, seed)
+    learnt_one = demo.train(model, start, Sinusoid(10, 10).sample, cosine_decay(3e-3, 6 * n), 25,
+                            6 * n, seed, one_step)
 
     # In float64: early on single tasks explode, beyond what float32 holds and clipping mends.
-    start = model.init(demo.generator(seed, 0), std=0.01)
+    start = model.init(demo.generator(seed, demo.START), std=0.01)
     five_steps = Method("five learned steps", LEARN_RATES, 5, np.full((5, model.n_params), 0.01))
-    train_five = partial(demo.train, model, start, Sinusoid(5, 20).sample, cosine_decay(3e-3, n),
-                         demo.CLIP, 25, n, seed)
-    learn = once(lambda method: (train_one if method is one_step else train_five)(method))
+    learnt_five = demo.train(model, start, Sinusoid(5, 20).sample, cosine_decay(3e-3, n), 25, n,
+                             seed, five_steps)
+    learnt = {one_step.name: learnt_one, five_steps.name: learnt_five}
     for shots in 5, 10:
-        compare(model, [one_step, five_steps], learn, shots, unseen, seed, digits=3)
+        compare(model, [one_step, five_steps], learnt, shots, unseen, seed, digits=3)
 
 
-def once(learn):
-    """Return learn for several tables: a method learns once, in the first."""
-    learnt = {}
-
-    def look_up(method):
-        if method.name not in learnt:
-            learnt[method.name] = learn(method)
-        return learnt[method.name]
-    return look_up
-
-
-def compare(model, methods, learn, shots, unseen, seed, digits=2):
+def compare(model, methods, learnt, shots, unseen, seed, digits=2):
     """Print what is published, then how the methods do on the waves of demo.py."""
-    tasks, _, others = demo.unseen_waves(shots, unseen, seed)
+    waves, rng = Sinusoid(shots, queries=100), demo.generator(seed, demo.UNSEEN)
+    tasks, others = waves.sample(rng, unseen), waves.sample(rng, demo.OTHERS)
     title = f"Mean squared error on {unseen} unseen waves, {shots} points each"
-    table = Table(title, unseen, demo.STEPS, demo.WRECKED, digits)
+    table = demo.Table(title, unseen, demo.STEPS, demo.WRECKED, digits)
     for name, *cells in PUBLISHED.get(shots, ()):
         table.line(name, cells)
     demo.compare(
-        table, methods, learn, demo.RATES,
+        table, methods, lambda method: learnt[method.name], demo.RATES,
         score=partial(demo.evaluate, model, tasks, MLP.loss),
         loss=partial(demo.evaluate, model, others, MLP.loss), known={})
 
@@ -119,7 +110,7 @@ def family(seed=0, quick=False, unseen=1000):
         (Method("Reptile", reptile_gradient, 5, 0.01), "support sets", 5, "0.01"),
         (Method("joint training", meta_gradient, 0, 0.001), "query sets", 1, "0.001"))
     learn = partial(demo.train, model, start, lambda _, n: waves.sample(rng, n),
-                    cosine_decay(3e-3, iterations), demo.CLIP, 25, iterations, seed)
+                    cosine_decay(3e-3, iterations), 25, iterations, seed)
     learnt = [learn(method) for method, *_ in methods]
 
     x_support, y_support, x_query, y_query = waves.sample(rng, unseen)
@@ -143,9 +134,9 @@ def main():
     command.add_argument("table", choices=tables)
     command.add_argument("--quick", action="store_true",
                          help="a hundredth of the iterations, to see that it runs")
-    for name in "seed", "unseen", "inner_rate":
-        kind, what = demo.OPTIONS[name]
-        command.add_argument(demo.flag(name), metavar="N", type=kind, help=what)
+    command.add_argument("--seed", metavar="N", type=int, help="of all random numbers")
+    command.add_argument("--unseen", metavar="N", type=int, help="waves to judge by")
+    command.add_argument("--inner-rate", metavar="N", type=float, help="of MAML, paper alone")
     given = vars(command.parse_args())
     table = given.pop("table")
     if "inner_rate" in given and table != "paper":

@@ -28,26 +28,22 @@ ABOUT = [
     "J is the mean over tasks of the query loss after these steps; grad_theta and grad_alpha are "
     "its derivatives; first_order is grad_theta if the inner gradients count as constants.",
     "To use it: compute these four from the rest, in float64. An exact implementation agrees to "
-    "about 1e-14 of each one's largest value; if yours equals first_order, it is first order.",
-]
+    "about 1e-14 of each one's largest value; if yours equals first_order, it is first order."]
 PROBLEMS = [  # sizes, activation, loss, K
     ((1, 5, 5, 1), "relu", "mse", 1),
     ((1, 5, 5, 1), "tanh", "mse", 3),
     ((3, 4, 3), "tanh", "cross_entropy", 3),
     ((3, 4, 3), "relu", "cross_entropy", 5),
-    ((2, 4, 2), "tanh", "policy", 2),
-]
+    ((2, 4, 2), "tanh", "policy", 2)]
 
 
 def task_loss(problem, theta, x, y):
     """Return the loss of one task, for x (n, d_in)."""
     activation = {"relu": jax.nn.relu, "tanh": jnp.tanh}[problem["activation"]]
-    sizes, start, a = problem["sizes"], 0, x
+    sizes, a = problem["sizes"], x
     for l, (d, d_next) in enumerate(zip(sizes, sizes[1:])):
-        W = theta[start:start + d * d_next].reshape(d, d_next)
-        start += d * d_next
-        a = a @ W + theta[start:start + d_next]
-        start += d_next
+        W, b, theta = jnp.split(theta, (d * d_next, (d + 1) * d_next))
+        a = a @ W.reshape(d, d_next) + b
         a = activation(a) if l < len(sizes) - 2 else a
     if problem["loss"] == "mse":
         return jnp.mean((a - y)**2)
@@ -95,6 +91,5 @@ def solve(problem):
 if __name__ == "__main__":
     rng = np.random.default_rng(0)
     problems = [solve(draw(rng, *settings)) for settings in PROBLEMS]
-    lines = [json.dumps(entry) for entry in ({"about": ABOUT}, *problems)]
-    text = "[\n" + ",\n".join(lines) + "\n]\n"
-    Path(__file__).with_name("vectors.json").write_text(text, encoding="utf-8")
+    lines = ",\n".join(json.dumps(entry) for entry in ({"about": ABOUT}, *problems))
+    Path(__file__).with_name("vectors.json").write_text(f"[\n{lines}\n]\n", encoding="utf-8")
