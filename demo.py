@@ -558,8 +558,8 @@ def run(main):
         print()
         sys.exit(130)
     except OSError as error:                              # a full disk
-        sys.stdout = open(os.devnull, "w")                # or Python would try to write the rest
-        sys.exit(f"{os.path.basename(sys.argv[0])}: {error}")
+        print(f"{os.path.basename(sys.argv[0])}: {error}", file=sys.stderr, flush=True)
+        os._exit(1)                                       # or Python would try to write the rest
 
 
 if __name__ == "__main__":
