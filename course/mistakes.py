@@ -503,7 +503,8 @@ def off(found, expected, case):
     if size < 1e-4:
         return (f"nearly right, but off by {size:.0e} of the largest value: float32, a finite "
                 "difference, or a small number added?")
-    if factor is not None and (found.size > 1 or of_as_many(factor, case)):
+    plain = factor is not None and round(factor, 9) in (-1, 0.5, 2)
+    if factor is not None and (found.size > 1 or plain or of_as_many(factor, case)):
         return f"{factor:.4g} times what it should be{of_as_many(factor, case)}"
     wrong = [f"{name} {by(f, e)}" for name, f, e in parts if not agree(f, e)]
     if len(wrong) < len(parts):
