@@ -78,8 +78,9 @@ RULES = """
 #     python course/grade.py THIS_FILE
 #
 # marks each by itself, with right bodies in the other eleven places. So take them in any order; one
-# that is wrong or missing costs one point and no other. Keep the names, the order of the arguments
-# and of what is returned, which are plain arrays. Only numpy and Python's own modules are at hand.
+# that is wrong or missing costs one point and no other; a syntax error costs all. Keep the names, the
+# order of the arguments and of what is returned, which are plain arrays. Only numpy and Python's own
+# modules are at hand.
 # All that you add is kept: imports, constants, functions, classes, decorators; methods of MLP and
 # Adam, their class attributes and what __init__ sets; what linearize does besides hvp. You may also
 # change what is given, if a body of yours needs it: the other eleven do not see it.

@@ -181,7 +181,8 @@ def put_back(names, place, as_given):
 
 FRAMEWORKS = """aesara autograd casadi cupy jax jaxlib mlx numba pytensor scipy sympy tensorflow
 theano tinygrad torch""".split()
-HINTS = {r"read-only": "it was passed in, and may not be changed in place",
+HINTS = {r"requires a reduction": "out has other leading axes than the product that fills it",
+         r"read-only": "it was passed in, and may not be changed in place",
          r"complex\d+'\) to dtype\('float|discards the imaginary": "θ, α and r may be complex",
          rf"\b({'|'.join(FRAMEWORKS)})\b": "only numpy and Python's own modules are at hand"}
 
@@ -222,7 +223,7 @@ def described(exception, source):
     if lines:
         line = re.sub(r"\s+# .*", "", source.split("\n")[lines[-1] - 1].strip())
         return f"line {lines[-1]}, {line}: {text or 'it does not hold'}"
-    own = "" if isinstance(exception, AssertionError) else "what it returns cannot be used: "
+    own = "" if isinstance(exception, AssertionError) else "what it returns, or leaves of what it got, cannot be used: "
     return own + text
 
 

@@ -48,7 +48,9 @@ def mse_or_policy(name, f, y, Rf, line):
         target, advantage = line((target, last), {
             "the advantage is the last column of y, not the first": (y[..., 1:], y[..., :1]),
             "no advantage": (target, 1 + 0 * last),
-            "the advantage without its sign": (target, abs(last))})
+            "the advantage without its sign": (target, abs(last)),
+            "the square of the advantage": (target, last**2),
+            "the advantage less its mean": (target, last - last.mean(-2, keepdims=True))})
     off = f - target
     square = line(off**2, {"absolute values, not squares": abs(off)})
     Rf = line(Rf, {"y is constant, so R{y} is 0": Rf - target, "δ in place of R{δ}": off})
@@ -187,7 +189,9 @@ def product(f, M, A, z, at, delta, e, RM, delta_along, line):
         ARM = line(A[l] @ RM[l], {
             "no bias of r in A_l R{M_l}, (10R)": A[l][..., :-1] @ RM[l][..., :-1, :],
             "no A_l R{M_l} for l > 0, (10R)": (l == 0) * A[l] @ RM[l]})
-        Rz.append(term("R{A_l} M_l in (10R)", RA[l] @ M[l]) + term("A_l R{M_l} in (10R)", ARM))
+        RAM = line(RA[l] @ M[l], {
+            "no R{A_l} M_l in the last layer, (10R)": (l < len(M) - 1) * RA[l] @ M[l]})
+        Rz.append(term("R{A_l} M_l in (10R)", RAM) + term("A_l R{M_l} in (10R)", ARM))
         Ra = Rz[l] * line(slope, {"no σ′ in R{a_{l+1}}, (10R)": 1,
                                   "σ″ in place of σ′ in R{a_{l+1}}, (10R)": curvature})
         RA.append(append_column(Ra, line(0, {"[R{a_l} 1] in place of [R{a_l} 0], (10R)": 1})))
@@ -306,6 +310,8 @@ def plain_meta(model, theta, tasks, alpha, K, line=correct, line5=correct):
             "θ_k changed in place before its product H r": (H_late[k], rates[k])})
         Hv = line(lambda: hvp(rate * v), {
             "first-order MAML: the Hessian term of (3) is missing": lambda: 0 * v,
+            "step k = 0 left out on the way back, (3)": lambda: hvp(rate * v) * (k > 0),
+            "step k = K − 1 left out on the way back, (3)": lambda: hvp(rate * v) * (k < K - 1),
             "no inner rate in front of v_{k+1}, (3)": lambda: hvp(v),
             "the inner rate on the wrong side of H, (3)": lambda: rate * hvp(v),
             "the inner rate on both sides of H, (3)": lambda: rate * hvp(rate * v),
@@ -385,7 +391,9 @@ def adam_gallery(grads, lr, settings, **_):
             m = keep * m + add * G
             keep, add = line((b2, 1 - b2), {
                 "no 1 − β₂ in front of G ∘ G": (b2, 1), "β₂ and 1 − β₂ swapped": (1 - b2, b2),
-                "u is not kept from step to step": (0, 1 - b2), "β₁ and β₂ swapped": (b1, 1 - b1)})
+                "u is not kept from step to step": (0, 1 - b2), "β₁ and β₂ swapped": (b1, 1 - b1),
+                "β₁ in place of β₂ in u": (b1, 1 - b1), "β₁ u in place of β₂ u": (b1, 1 - b2),
+                "1 − β₁ in place of 1 − β₂ in u": (b2, 1 - b1)})
             u = keep * u + add * line(G * G, {"G in place of G ∘ G": abs(G),
                                               "m ∘ m in place of G ∘ G": m * m})
             c1, c2 = 1 - b1**t, 1 - b2**t
@@ -478,7 +486,7 @@ def agree(a, b):
 
 def complex_step(primal, found, expected):
     """Say what is wrong with the function whose complex step gave what was expected."""
-    words = "is wrong here, or for complex numbers"
+    words = "is wrong here, or for complex numbers: abs, a norm or a conjugate in it?"
     if not np.any(expected):
         words = "has no imaginary part: .real, abs, a norm or a real array in it?"
     elif error(found, expected) < 1e-4:
@@ -547,14 +555,17 @@ def counts(case):
         *tasks, n, d_out = case["f"].shape
         return {"examples": n, "outputs": d_out, "numbers in f": n * d_out, "tasks": sum(tasks)}
     if "tasks" in case:
-        return {"tasks": len(case["tasks"][0]), "steps": case["K"]}
+        return {"tasks": len(case["tasks"][0]), "steps": case["K"], "parameters": case["theta"].size}
     return {"examples": case["x"].shape[-2], "tasks": len(case["x"])} if "x" in case else {}
 
 
 def of_as_many(factor, case):
     """Return what there are as many of as the factor says, or as its inverse says."""
-    found = [f"{n} {what}" for what, n in counts(case).items() if n > 2 and any(
-        abs(number / n - 1) < 1e-9 for number in (abs(factor), 1 / (abs(factor) or 1)))]
+    number = counts(case)
+    found = [f"{n} {what}" for what, n in number.items() if n > 2 and any(
+        abs(times / n - 1) < 1e-9 for times in (abs(factor), 1 / (abs(factor) or 1)))]
+    if "f" in case and abs(factor * number["tasks"] - number["examples"]) < 1e-9:
+        return " (the number of tasks in place of n: the first axis is not the examples)"
     return f" (there are {', or '.join(found)})" if found else ""
 
 
