@@ -79,11 +79,11 @@ def meta_gradient(model, theta, tasks, alpha, steps=1, first_order=False, wrt_al
     tasks = check_tasks(theta, tasks, alpha, steps, first_order, wrt_alpha)
     J, grad_theta, grad_alpha = 0, 0, 0
     for x_support, y_support, x_query, y_query in groups(tasks, theta):   # all at once, or fewer
+        # path is what the way back needs. To keep the rest too would take a third more memory, at
+        # first order three times as much.
         theta_k, path = theta, []
         for alpha_k in rates:                             # (P,) or (1,)
             _, grad, hvp = model.linearize(theta_k, x_support, y_support)
-            # None where not needed: to keep both always takes a third more memory, and at first
-            # order three times the memory.
             path.append((alpha_k, grad if wrt_alpha else None, None if first_order else hvp))
             theta_k = theta_k - alpha_k * grad                            # (1)
         loss, v = model.linearize(theta_k, x_query, y_query)[:2]          # (2), and v_K of (3)

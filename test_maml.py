@@ -417,10 +417,10 @@ def test_10_relu_and_its_derivatives():
 
 
 def test_10_tanh_and_its_derivatives():
-    """By hand at z = atanh ½: σ = ½, σ′ = ¾, σ″ = −2 · ½ · ¾."""
-    half = math.atanh(0.5)
-    check_activation("tanh", np.array([-1000.0, -half, 0.0, half, 1000.0]),
-                     ([-1, -0.5, 0, 0.5, 1], [0, 0.75, 1, 0.75, 0], [0, 0.75, 0, -0.75, 0]))
+    """By hand at z = atanh ½: σ = ½, σ′ = 1 − ½² = ¾, σ″ = −2 · ½ · ¾."""
+    a = np.array([-1, -0.5, 0, 0.25, 0.5, 1])
+    z = np.array([-1000, -math.atanh(0.5), 0, math.atanh(0.25), math.atanh(0.5), 1000])
+    check_activation("tanh", z, (a, 1 - a**2, -2 * a * (1 - a**2)))
 
 
 def test_10_theta_holds_weights_then_bias_layer_by_layer_and_unpack_gives_views():

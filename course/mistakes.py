@@ -84,6 +84,7 @@ def cross_entropy(f, y, Rf, line):
         "a mean over classes in (8R), not a sum": p * (Rf - across / n_classes),
         "a sum over examples in (8R), not over classes": p * (Rf - over(p * Rf, -2)),
         "p − onehot(y) in place of p in (8R)": delta * (Rf - over(delta * Rf)),
+        "δ in place of p in (8R): changed in place?": delta / n * (Rf - over(delta / n * Rf)),
         "y is constant, so R{onehot(y)} is 0": p * (Rf - across) - onehot,
         "δ in place of R{δ}": delta})
     return -log_p.sum((-2, -1)) / n, delta / n, Rp / n
@@ -110,6 +111,7 @@ def sigma_gallery(part, name, z, direction=1, **_):
         {}, {"1 − z² in place of 1 − tanh(z)²": 1 - z * z,
              "σ′ taken at tanh(z), not at z": 1 - np.tanh(a)**2},
         {"no σ′(z) in −2 tanh(z) σ′(z)": -2 * a, "no tanh(z) in −2 tanh(z) σ′(z)": -2 * slope,
+         "z in place of tanh(z) in −2 tanh(z) σ′(z)": -2 * z * slope,
          "None stands for a σ″ of 0": 0 * z})}[name][part]
     other = {"relu": "tanh", "tanh": "relu"}[name]
     mistakes[f"{other} in place of {name}"] = sigma(other, z)[part]
@@ -507,6 +509,8 @@ def off(found, expected, case):
         return "not finite, or not filled in" + ": " * any(empty) + ", ".join(empty)
     if np.iscomplexobj(expected) and agree(found.real, expected.real):
         return "right but for the imaginary part: .real, abs, a conjugate or a real array in it?"
+    if not found.any():
+        return "all zeros"
     size, factor = error(found, expected), factor_of(found, expected)
     if size < 1e-4:
         return (f"nearly right, but off by {size:.0e} of the largest value: float32, a finite "
