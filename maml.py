@@ -343,7 +343,8 @@ class MLP:
                 (12R)  R{e_l} = R{δ_l} W_lᵀ + δ_l R{W_l}ᵀ;
                        R{δ_{l−1}} = R{e_l} ∘ σ′(z_{l−1}) + e_l ∘ σ″(z_{l−1}) ∘ R{z_{l−1}}
             """
-            r, axes = check_direction(r, self.n_params, grad.shape[:-1])  # leading axes of H r
+            # axes: the leading ones of H r. Not by grad, which hvp would then keep in memory.
+            r, axes = check_direction(r, self.n_params, delta[0].shape[:-2])
             RM = self._matrices(r)
             last = len(M) - 1
             RA = [None]                                                   # R{A_0} is 0

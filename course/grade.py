@@ -75,15 +75,15 @@ BODIES = {  # what a student writes, in the order of the report: its equations, 
 RULES = """
 # An exercise, made of maml.py: write the twelve bodies that raise NotImplementedError.
 #
-#     python course/grade.py THIS_FILE
-#
-# marks each by itself, with right bodies in the other eleven places. So take them in any order; one
-# that is wrong or missing costs one point and no other; a syntax error costs all. Keep the names, the
-# order of the arguments and of what is returned, which are plain arrays. Only numpy and Python's own
-# modules are at hand.
+# Each is marked by itself, with right bodies in the other eleven places, by course/grade.py of the
+# project, which your teacher or an autograder runs. So take them in any order; one that is wrong or
+# missing costs one point and no other; a syntax error costs all. Keep the names, the order of the
+# arguments and of what is returned, which are plain arrays. Only numpy and Python's own modules are
+# at hand.
 # All that you add is kept: imports, constants, functions, classes, decorators; methods of MLP and
 # Adam, their class attributes and what __init__ sets; what linearize does besides hvp. You may also
-# change what is given, if a body of yours needs it: the other eleven do not see it.
+# change what is given, if a body of yours needs it: the other eleven do not see it. But keep the
+# attributes that __init__ sets, under their names.
 """.lstrip()
 
 DERIVED = "3 4 5 7 7R 8 8R 9 9R 11 12 10R 11R 12R".split()   # the rest are definitions
