@@ -330,7 +330,9 @@ def plain_meta(model, theta, tasks, alpha, K, line=correct, line5=correct):
                 -grad.mean(0) * v.mean(0)}))
         v = before
     rows = line5(rows, {"the steps from the last to the first, (5)": rows[::-1]})
-    return v.mean(0), np.reshape(rows, (K, theta.size))
+    grad = line(v.mean(0), {f"only the {which} task counts, (4)": v[i] / len(v)
+                            for which, i in (("first", 0), ("last", -1))})
+    return grad, np.reshape(rows, (K, theta.size))
 
 
 def adapt_gallery(model, theta, x, y, alpha, K, **_):
