@@ -412,7 +412,7 @@ def check_activation(name, z, expected):
 
 def test_10_relu_and_its_derivatives():
     """σ′(0) is 0 here."""
-    z = np.array([-1000.0, -2.0, -0.5, 0.0, 0.5, 2.0, 1000.0])
+    z = np.array([-1000.0, -2.0, -1e-9, 0.0, 1e-9, 2.0, 1000.0])
     check_activation("relu", z, (z * (z > 0), 1.0 * (z > 0), 0 * z))
 
 

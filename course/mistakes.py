@@ -440,7 +440,7 @@ GALLERIES = {
 DERIVATIVE_OF = {"δ": "L", "R{δ}": "δ", "σ′(z)": "σ(z)", "σ″(z)": "σ′(z)", "g": "L", "H r": "g",
                  "∂J/∂θ": "J", "∂J/∂α": "J"}
 HINTS = {   # words of a message, and what to add
-    ("±1000",): "subtract the largest logit of each example before exp",
+    ("±1000",): "subtract the largest logit of each example before exp; a p of 0 has no log",
     ("group",): "groups differ in size: add up sums over tasks, divide once by the number of all",
     ("one more axis",): "count axes from the end", (" and x (",): "count axes from the end",
     ("of first order",): "with first_order=True every v_k is v_K",

@@ -152,7 +152,7 @@ FORWARD = {"f": np.ones((5, 2)), "name": "mse"}
     ("θ", np.ones(5) + 0j, np.ones(5) + 1j, {}, "a conjugate or a real array in it?"),
     ("θ", np.ones(1), np.zeros(1), {"settings": (0.9, 0.99, 1), "where": ", t = 1"},
      "θ with β₁ = 0.9, β₂ = 0.99, ε = 1, t = 1: expected [0.], got [1.]"),
-    ("L", np.ones(4), np.arange(4.0), {"where": " for logits of ±1000"}, "before exp"),
+    ("L", np.ones(4), np.arange(4.0), {"where": " for logits of ±1000"}, "a p of 0 has no log"),
     ("J by groups of tasks", 1.0, 2.0, {"means": [1, 2]}, "by the number of all"),
     ("J of complex θ", 1.0, 0.0, {"direction": np.ones(3)},
      "θ: has no imaginary part: .real, abs, a norm or a real array in it?")))
