@@ -365,7 +365,8 @@ def test_08_cross_entropy():
     """
     function, rng = needed("cross_entropy"), np.random.default_rng(0)
     f, y = np.log([[1, 3], [2, 1], [1, 4.0]]), np.array([0, 0, 1])
-    check("L of cross_entropy", function(f, y)[0], math.log(7.5) / 3, name="cross_entropy", f=f, y=y)
+    check("L of cross_entropy", function(f, y)[0], math.log(7.5) / 3, name="cross_entropy", f=f,
+          y=y)
     check_loss("cross_entropy", rng.standard_normal((4, 5, 3)), rng.integers(0, 3, (4, 5)))
     extreme = np.array([[1e3, -1e3, 0.0], [-3e3, -1e3, -1e3]])
     with np.errstate(all="ignore"):
@@ -378,7 +379,8 @@ def test_08_cross_entropy():
 
 
 def test_09_policy():
-    """By hand: ‖f − action‖² is 5, 4, 3, 6, the advantages 3, −1, 2, 4: L = (15 − 4 + 6 + 24) / 8."""
+    """By hand: ‖f − action‖² is 5, 4, 3, 6, the advantages 3, −1, 2, 4; L = (15 − 4 + 6 + 24) / 8.
+    """
     off = np.array([[1.0, 2, 0], [0, 2, 0], [1, 1, 1], [2, 1, 1]])
     action, advantage = np.arange(12.0).reshape(4, 3), np.array([[3.0], [-1], [2], [4]])
     y = np.hstack([action, advantage])

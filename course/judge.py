@@ -223,8 +223,9 @@ def described(exception, source):
     if lines:
         line = re.sub(r"\s+# .*", "", source.split("\n")[lines[-1] - 1].strip())
         return f"line {lines[-1]}, {line}: {text or 'it does not hold'}"
-    own = "" if isinstance(exception, AssertionError) else "what it returns, or leaves of what it got, cannot be used: "
-    return own + text
+    if isinstance(exception, AssertionError):
+        return text
+    return f"what it returns, or leaves of what it got, cannot be used: {text}"
 
 
 GIVEN = {"checked_hvp", *vars(reference), *vars(reference.MLP), *vars(reference.Adam),

@@ -561,7 +561,8 @@ def counts(case):
         *tasks, n, d_out = case["f"].shape
         return {"examples": n, "outputs": d_out, "numbers in f": n * d_out, "tasks": sum(tasks)}
     if "tasks" in case:
-        return {"tasks": len(case["tasks"][0]), "steps": case["K"], "parameters": case["theta"].size}
+        tasks, P = len(case["tasks"][0]), case["theta"].size
+        return {"tasks": tasks, "steps": case["K"], "parameters": P}
     return {"examples": case["x"].shape[-2], "tasks": len(case["x"])} if "x" in case else {}
 
 
