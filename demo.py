@@ -1,8 +1,8 @@
 """Train MAML and its relatives, and compare how they adapt to tasks that they have not seen.
 
-  python demo.py                      regression of sine waves, all methods, about 45 seconds
-  python demo.py --tasks characters   classification of made-up handwriting, 2 minutes
-  python demo.py --tasks navigation   reinforcement learning: 2D navigation, about 25 seconds
+  python demo.py                      regression of sine waves, all methods, about a minute
+  python demo.py --tasks characters   classification of made-up handwriting, two to four minutes
+  python demo.py --tasks navigation   reinforcement learning: 2D navigation, about half a minute
 
 These are the three domains of Finn et al. 2017. Every method learns from the same tasks, then
 gets unseen ones, takes gradient steps on a few examples of each, and is judged on others.
