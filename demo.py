@@ -255,7 +255,8 @@ def print_row(name, alpha, scores, limit=np.inf):
             cells.append(f"median {median:.2f}")
         else:
             cells.append("diverged")
-    print(ROW.format(name, alpha if np.ndim(alpha) == 0 else "own", *cells))
+    rate = alpha if np.ndim(alpha) == 0 else "own"
+    print(ROW.format(name, rate, *cells))
     if diverged.any():
         print(ROW.format(f"  diverged, of {scores.shape[1]}", "", *diverged.sum(-1)))
 

@@ -44,7 +44,7 @@ def inner_rates(alpha, steps, theta):
     """Return α_k of each step, (steps, P): alpha broadcast, in theta's precision or complex."""
     alpha = np.asarray(alpha)
     if alpha.dtype.kind != "c":
-        alpha = alpha.astype(np.result_type(theta.real, np.float16))      # also of an integer θ
+        alpha = alpha.astype(np.result_type(theta.real, np.float16))      # even if θ is integer
     return np.broadcast_to(alpha, (steps, theta.shape[-1]))
 
 
@@ -216,7 +216,7 @@ def policy(f, y):
         (9)   L = mean over examples of advantage ‖f − action‖² / 2;  δ = advantage (f − action) / n
         (9R)  R{δ} = advantage R{f} / n
 
-    y: (..., n, d_out + 1), action and advantage. L is a constant − mean of advantage · log density.
+    y: (..., n, d_out + 1), action and advantage. L is −mean of advantage · log density + const.
     """
     error, advantage = f - y[..., :-1], y[..., -1:]
     delta = advantage * error / f.shape[-2]

@@ -1,7 +1,7 @@
 """The exercise: a sheet to hand out, and marks for what comes back.
 
     python course/grade.py --sheet --out student.py          maml.py without its twelve bodies
-    python course/grade.py --sheet derive --out student.py   and without the equations to derive
+    python course/grade.py --sheet derive --out derive.py    and without the equations to derive
     python course/grade.py student.py                        mark each body: right, or what is wrong
     python course/grade.py handed-in/*.py                    mark a class, and end with a table
     python course/grade.py student.py --json results.json    also write what Gradescope reads
@@ -21,16 +21,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 COURSE = Path(__file__).resolve().parent
-BODIES = {   # the equations | the first line to leave out, if some lines are given | what to know
-    "relu": "(10) || σ′(0) is 0. Of a complex z, z.real decides. None stands for a σ″ of 0.",
-    "tanh": "(10) || z may be as large as ±1000.",
-    "mse": "(7) (7R) || Return L, δ and the function from R{f} to R{δ}.",
-    "cross_entropy": "(8) (8R) || As mse. Logits may be ±1000: subtract the largest .real.",
-    "policy": "(9) (9R) || As mse.",
-    "_forward": "(10) || Given: append_column; ACTIVATIONS[self.activation], z -> σ, σ′, σ″.",
+BODIES = {   # the equations | how the first line that is left out begins | what to know
+    "relu": "(10) | slope | σ′(0) is 0. Of a complex z, z.real decides. None stands for a σ″ of 0.",
+    "tanh": "(10) | a = | z may be as large as ±1000.",
+    "mse": "(7) (7R) | error | Return L, δ and the function from R{f} to R{δ}.",
+    "cross_entropy": "(8) (8R) | n = | As mse. Logits may be ±1000: subtract the largest .real.",
+    "policy": "(9) (9R) | error | As mse.",
+    "_forward": "(10) | sigma | Given: append_column; ACTIVATIONS[self.activation], z ↦ σ, σ′, σ″",
     "linearize": "(11) (12) | for l in | Fill grad by its views grad_M[l], delta, bend.",
     "hvp": "(10R) (11R) (12R) | RA, Rz | Given: all above. linearize and _forward refuse calls.",
-    "adapt": "(1) || Given: inner_rates(alpha, steps, theta), the α_k. 0 steps give a copy.",
+    "adapt": "(1) | theta_k | Given: inner_rates(alpha, steps, theta), the α_k. 0 steps: a copy.",
     "meta_gradient": "(1) to (5) | theta_k, grads | Given: rates, linearize_query, unbroadcast.",
     "reptile_gradient": "(6) | theta_K | Given: linearize_query, adapt. 0 steps leave θ_K (P,).",
     "step": "(13) | self.t += | The next theta has theta's dtype, even if lr is an np.float64."}
@@ -51,9 +51,8 @@ def sheet(kind):
     lines = source.splitlines()
     for name in sorted(BODIES, key=lambda name: -functions[name].lineno):
         _, start, words = (part.strip() for part in BODIES[name].split("|", 2))
-        body = functions[name].body[1 if ast.get_docstring(functions[name]) else 0:]
-        first = next(line for line in body if ast.unparse(line).startswith(start))
-        last = body[-3 if name == "linearize" else -1]   # behind it stand hvp and the return
+        first = next(s for s in functions[name].body if ast.unparse(s).startswith(start))
+        last = functions[name].body[-3 if name == "linearize" else -1]   # behind it stand hvp and the return
         indent = " " * first.col_offset
         known = [f"{indent}# {line}" for line in textwrap.wrap(words, 98 - len(indent))]
         lines[first.lineno - 1:last.end_lineno] = [*known, indent + "raise NotImplementedError"]
@@ -112,7 +111,8 @@ def mark(path, seconds):
     marks = {}
     with ThreadPoolExecutor(2) as pool:
         for name, message in zip(BODIES, pool.map(lambda n: judged(source, seconds, n), BODIES)):
-            marks[name], verdict = message, f"wrong  {message}" if message else "right"
+            marks[name] = message
+            verdict = f"wrong  {message}" if message else "right"
             print(f"{name:17}{EQUATIONS[name]:19}{verdict}", flush=True)
     print(f"{list(marks.values()).count('')} of {len(BODIES)}", flush=True)
     return marks

@@ -137,7 +137,8 @@ class Trial:
                 if not callable(value) and self.log is not None:
                     what = f"{name} for l = {l}" if isinstance(part, list) else name
                     zero = name[:2] == "σ″" and not np.any(value)   # for which None may stand
-                    entry = what, None if zero else copy.deepcopy(value), arguments
+                    kept = None if zero else copy.deepcopy(value)
+                    entry = what, kept, arguments
                     if self.like:
                         other = self.like[len(self.log)]
                         if what != other[0] or not agree(other[1], entry[1]):

@@ -18,7 +18,6 @@ _, grad, hvps[k] = => hvps[k] = model.linearize(theta_k, *tasks[2:])[2]; _, grad
 first-order MAML, (3) | if not first_order => if False
 the inner rate on the wrong side of H, (3) | hvps[k](rates[k] * v) => rates[k] * hvps[k](v)
 the inner rate on both sides of H, (3) | hvps[k](rates[k] * v) => rates[k] * hvps[k](rates[k] * v)
-the Hessian always at θ_0, (3) | hvps[k](rates => hvps[0](rates
 the Hessian always at θ_{K−1}, (3) | hvps[k](rates => hvps[steps - 1](rates
 the Hessians in reverse order, (3) | hvps[k](rates => hvps[steps - 1 - k](rates
 v_k in place of v_{k+1}, (5) | \

@@ -15,9 +15,9 @@ from tasks import Sinusoid
 # tasks, points, inner steps K, width of two hidden layers; the first row is the paper's setting
 ROWS = ((25, 10, 1, 40), (25, 5, 1, 40), (25, 10, 5, 40), (4, 10, 1, 40),
         (100, 10, 1, 40), (25, 20, 1, 100), (32, 5, 1, 256))
-COSTS = (*((n_tasks, 10, 1, 40) for n_tasks in (1, 10, 100, 1000)),
-         *((25, 10, K, 40) for K in (0, 1, 5, 10, 20)),
-         *((25, 10, 1, width) for width in (10, 40, 100, 256, 512)))
+COSTS = [(n_tasks, 10, 1, 40) for n_tasks in (1, 10, 100, 1000)]
+COSTS += [(25, 10, K, 40) for K in (0, 1, 5, 10, 20)]
+COSTS += [(25, 10, 1, width) for width in (10, 40, 100, 256, 512)]
 
 
 def contender(name, n_tasks, points, steps, width):

@@ -66,10 +66,10 @@ def task_loss(problem, nn, x, y, theta):
 
 def objective(problem, nn, tensor, step, theta, alpha):
     """Return J, where step(loss, theta_k, alpha_k) is theta after an inner step."""
-    rates, losses = list(alpha) if alpha.ndim else [alpha] * problem["steps"], []
+    losses, rows = [], tensor(np.zeros((problem["steps"], 1)))
     for x_s, y_s, x_q, y_q in zip(*[tensor(problem[name]) for name in SETS]):
         theta_k = theta
-        for alpha_k in rates:
+        for alpha_k in alpha + rows:                            # one rate becomes a row a step
             theta_k = step(partial(task_loss, problem, nn, x_s, y_s), theta_k, alpha_k)
         losses.append(task_loss(problem, nn, x_q, y_q, theta_k))
     return sum(losses) / len(losses)

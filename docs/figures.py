@@ -85,7 +85,8 @@ if __name__ == "__main__":
     matplotlib.rcParams.update(LOOK)
     for draw in sinusoids, characters, navigation:
         name = draw.__name__
-        figure = Figure((7.5, 4.5 if name == "characters" else 7.5), layout="constrained")
+        height = 4.5 if name == "characters" else 7.5
+        figure = Figure((7.5, height), layout="constrained")
         settings = {"iterations": demo.QUICK[name]} if "--quick" in sys.argv else {}
         with np.errstate(over="ignore", invalid="ignore"):  # what diverges shows in the table
             draw(figure, *demo.DOMAINS[name](**settings))

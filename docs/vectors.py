@@ -67,7 +67,8 @@ def draw(rng, sizes, activation, loss, K, one_rate, n_tasks=3):
     problem["alpha"] = rng.uniform(0.05, 0.3, () if one_rate else (K, P)).round(3)
     for name, n in ("support", 5), ("query", 4):
         problem[f"x_{name}"] = rng.standard_normal((n_tasks, n, sizes[0])).round(3)
-        y = rng.standard_normal((n_tasks, n, sizes[-1] + (loss == "policy"))).round(3)
+        columns = sizes[-1] + 1 if loss == "policy" else sizes[-1]
+        y = rng.standard_normal((n_tasks, n, columns)).round(3)
         problem[f"y_{name}"] = rng.integers(0, 3, y.shape[:2]) if loss == "cross_entropy" else y
     return problem
 
