@@ -52,7 +52,7 @@ def sheet(kind):
     for name in sorted(BODIES, key=lambda name: -functions[name].lineno):
         _, start, words = (part.strip() for part in BODIES[name].split("|", 2))
         first = next(s for s in functions[name].body if ast.unparse(s).startswith(start))
-        last = functions[name].body[-3 if name == "linearize" else -1]   # behind it stand hvp and the return
+        last = functions[name].body[-3 if name == "linearize" else -1]   # hvp and return follow
         indent = " " * first.col_offset
         known = [f"{indent}# {line}" for line in textwrap.wrap(words, 98 - len(indent))]
         lines[first.lineno - 1:last.end_lineno] = [*known, indent + "raise NotImplementedError"]
